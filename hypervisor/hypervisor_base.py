@@ -1,0 +1,297 @@
+"""What a hypervisor driver promises. A driver can be written from this module alone.
+
+Conventions that hold for every method:
+
+* ``host`` is the machine that runs the VNF: ``""`` or ``"localhost"`` is this one.
+* ``vnf_id`` is the engine's own id (container id, domain uuid); only the driver looks into it.
+* Success returns ``SUCCESS``; failure raises a ``HypervisorError`` whose reason is in the
+  engine's words. ``deploy`` alone answers with a code instead of raising, as nf.io's API says.
+* Every call ends within its deadline: HypervisorTimeout (ETIMEDOUT) when the engine was
+  reached and did not answer, HypervisorUnreachable (EHOSTUNREACH) when it was not.
+* Constructors do no I/O. Methods may be called from many threads at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from hypervisor.hypervisor_return_codes import EMPTY, SUCCESS, ReturnCode, code_of
+from nfio.errors import NfioError
+
+#: Where a guest finds the files of its ``config/``, read-only.
+CONFIG_DIR = "/etc/nfio"
+
+#: First console words of a guest whose image was made by ``nfio image build``: its
+#: configuration was accepted and the function serves, or it was refused and why.
+READY_LINE = "nfio: ready"
+REJECTED_LINE = "nfio: rejected"
+
+
+class Phase(Enum):
+    """What a guest is doing, whatever the engine calls it."""
+
+    CONFIGURED = "made, never started or stopped on request"
+    RUNNING = "running"
+    PAUSED = "paused"
+    EXITED = "it ran and ended; exit_code says how"
+    BROKEN = "the engine itself reports it unusable"
+
+
+@dataclass(frozen=True)
+class GuestStatus:
+    """One look at a guest.
+
+    Attributes:
+        vnf_id: the engine's id.
+        uuid: the entity's uuid, from the label that ``deploy`` set; empty if it has none.
+        name: the engine's name of the guest.
+        word: the engine's own word for what it does (``running``, ``exited``).
+        phase: the same in nfio's terms.
+        pid: first process as this host numbers it; None if not running or on another host.
+        address: the guest's own IP address; empty if it has none.
+        exit_code: of the first process, once it ended.
+        reason: the engine's words about a failure; empty if none.
+    """
+
+    vnf_id: str
+    uuid: str
+    name: str
+    word: str
+    phase: Phase
+    pid: int | None = None
+    address: str = ""
+    exit_code: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class GuestEvent:
+    """Something happened to a guest; ask ``inspect`` what it is now."""
+
+    vnf_id: str
+    uuid: str
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits. None is no limit; ``vcpu`` counts CPUs, ``memory_bytes`` bytes."""
+
+    vcpu: float | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class VnfSpec:
+    """What a guest is made from, beside its image and name.
+
+    Attributes:
+        root, type, instance, uuid: the labels by which it is found again.
+        resources: its limits.
+        capabilities: Linux capabilities it gets (``NET_ADMIN``); all others are dropped.
+        sysctls: of its network namespace.
+        user: the uid its program runs as; None leaves it to the image.
+        config_dir: a directory on this host whose files it sees in ``CONFIG_DIR``.
+    """
+
+    root: str = ""
+    type: str = ""
+    instance: str = ""
+    uuid: str = ""
+    resources: Resources = Resources()
+    capabilities: tuple[str, ...] = ()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    user: int | None = None
+    config_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class LinkCounters:
+    """Counters of a guest's interfaces as the guest counts them: bytes, packets."""
+
+    rx_bytes: int
+    tx_bytes: int
+    rx_packets: int
+    tx_packets: int
+    drops: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a guest used: CPU seconds since it started, bytes of memory now."""
+
+    cpu_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command in a guest ended; ``output`` is stdout and stderr as they came."""
+
+    exit_code: int
+    output: bytes
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image the engine has. ``created`` is seconds since the epoch."""
+
+    name: str
+    size_bytes: int
+    created: float
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of ``nfio doctor``: what was looked at, whether it is well, what mends it."""
+
+    what: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+class HypervisorBase(ABC):
+    """Base class for hypervisors. This class must be extended by a hypervisor driver."""
+
+    #: seconds a call may take before it counts as not answered
+    timeout_s: float = 10.0
+
+    def deploy(
+        self,
+        host: str,
+        user: str,
+        image_name: str,
+        vnf_name: str,
+        *,
+        spec: VnfSpec | None = None,
+    ) -> tuple[str | None, ReturnCode, str]:
+        """Make a guest without starting it.
+
+        Args:
+            host: address or name of the machine where it is to be deployed.
+            user: name of the user who owns the VNF.
+            image_name: the engine's image name.
+            vnf_name: name of the VNF, ``<type>-<instance>``.
+            spec: limits, capabilities, labels and configuration; none makes a bare guest.
+
+        Returns:
+            ``(vnf_id, SUCCESS, EMPTY)``, or ``(None, code, message)`` and nothing was left behind.
+        """
+        try:
+            return self.create(host, user, image_name, vnf_name, spec or VnfSpec()), SUCCESS, EMPTY
+        except NfioError as error:
+            return None, code_of(error), error.reason
+
+    @abstractmethod
+    def create(self, host: str, user: str, image_name: str, vnf_name: str, spec: VnfSpec) -> str:
+        """What ``deploy`` does, with errors raised: make a guest named ``<user>-<vnf_name>``.
+
+        A guest with the same uuid label that is already there is replaced. Where the name is
+        held by another VNF of nfio's the new one gets a suffix from its uuid; where it is held
+        by a stranger the engine's refusal is raised. It gets no capability but ``spec``'s and is
+        never privileged. Whatever fails, nothing is left behind.
+        """
+
+    @abstractmethod
+    def get_id(self, host: str, user: str, vnf_name: str) -> str:
+        """The engine's id of the guest ``<user>-<vnf_name>``; NoSuchVnf (EIO) if none is."""
+
+    @abstractmethod
+    def start(self, host: str, vnf_id: str) -> ReturnCode:
+        """Start a guest that is not running.
+
+        Returns once it serves: where its image prints READY_LINE, after that line.
+
+        Raises:
+            ConfigurationRejected: it printed REJECTED_LINE; the message is what followed.
+            HypervisorError: it could not be started, or ended at once; it is not running.
+        """
+
+    @abstractmethod
+    def restart(self, host: str, vnf_id: str) -> ReturnCode:
+        """Stop it if it runs, then ``start`` it."""
+
+    @abstractmethod
+    def stop(self, host: str, vnf_id: str) -> ReturnCode:
+        """Ask its first process to end, and end it when the grace is over. Paused ones too."""
+
+    @abstractmethod
+    def pause(self, host: str, vnf_id: str) -> ReturnCode:
+        """Freeze all its processes."""
+
+    @abstractmethod
+    def unpause(self, host: str, vnf_id: str) -> ReturnCode:
+        """Let them go on."""
+
+    @abstractmethod
+    def destroy(self, host: str, vnf_id: str) -> ReturnCode:
+        """Remove it, running or not. A guest that is already gone is a success."""
+
+    @abstractmethod
+    def execute_in_guest(self, host: str, vnf_id: str, cmd: list[str]) -> CommandResult:
+        """Run a program in a running guest and wait for its end; ``cmd`` is its argument list.
+
+        Raises HypervisorTimeout (ETIMEDOUT) after ``timeout_s``, and ends the program where
+        it can be reached.
+        """
+
+    @abstractmethod
+    def guest_status(self, host: str, vnf_id: str) -> str:
+        """The engine's own word for what a guest does."""
+
+    @abstractmethod
+    def inspect(self, host: str, vnf_id: str) -> GuestStatus:
+        """Look at a guest. NoSuchVnf (EIO) if the engine does not know it."""
+
+    @abstractmethod
+    def list_guests(self, host: str, root: str) -> list[GuestStatus]:
+        """Every guest with that root label, whatever it does."""
+
+    @abstractmethod
+    def events(self, host: str, root: str) -> Iterator[GuestEvent | None]:
+        """Yield what happens to guests with that root label, as it happens, without end.
+
+        The first item is None: the subscription stands, and what is looked at from now on
+        misses nothing. Raises HypervisorUnreachable when the engine closes the stream.
+        """
+
+    @abstractmethod
+    def ping(self, host: str) -> None:
+        """Return if the engine answers; raise HypervisorUnreachable or HypervisorTimeout."""
+
+    @abstractmethod
+    def console_log(self, host: str, vnf_id: str, limit_bytes: int) -> bytes:
+        """The last part of what the guest wrote on its console."""
+
+    @abstractmethod
+    def scale(self, host: str, vnf_id: str, resources: Resources) -> ReturnCode:
+        """Change the limits of a guest while it runs."""
+
+    @abstractmethod
+    def push_config(self, host: str, vnf_id: str, config_dir: Path) -> None:
+        """Make the guest see the present files of ``config_dir``."""
+
+    @abstractmethod
+    def is_local(self, host: str) -> bool:
+        """Whether guests of that host have their processes and links on this machine."""
+
+    @abstractmethod
+    def counters(self, host: str, vnf_id: str) -> tuple[LinkCounters, Usage]:
+        """The engine's own counters of a guest; used where ``is_local`` is false."""
+
+    @abstractmethod
+    def import_image(self, name: str, tarball: Path, command: list[str], labels: dict[str, str]) -> None:
+        """Make an image from the tar file of a root file system, on this host's engine."""
+
+    @abstractmethod
+    def list_images(self) -> list[ImageInfo]:
+        """The images that this host's engine has."""
+
+    @abstractmethod
+    def check(self) -> list[Finding]:
+        """What ``nfio doctor`` says of the engine on this host. Raises nothing."""

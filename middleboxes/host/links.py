@@ -1,0 +1,160 @@
+"""The host's ends of the guests' links, kept current by netlink notifications."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTMGRP_LINK
+
+from hypervisor.hypervisor_base import LinkCounters
+from nfio.errors import NetworkDown
+
+log = logging.getLogger(__name__)
+
+_STATISTICS = "/sys/class/net/%s/statistics/%s"
+
+
+class LinkTable:
+    """Which links of this host lead into which network namespace.
+
+    A thread follows the kernel's link messages (RTM_NEWLINK, RTM_DELLINK), so that finding a
+    link costs no dump and one that goes away is known at once.
+
+    Args:
+        on_gone: called with the name of each link that led into a namespace and is gone.
+    """
+
+    def __init__(self, on_gone: Callable[[str], None]) -> None:
+        self._on_gone = on_gone
+        self._links: dict[int, tuple[str, int]] = {}  # index: (name, id of the peer's namespace)
+        self._changed = threading.Condition()
+
+    def start(self) -> None:
+        threading.Thread(target=self._follow, name="links", daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            try:
+                with IPRoute() as netlink:
+                    netlink.bind(groups=RTMGRP_LINK)
+                    self._replace({m["index"]: m for m in netlink.get_links()})
+                    while True:
+                        for message in netlink.get():
+                            self._take(message)
+            except (OSError, NetlinkError) as error:
+                # ENOBUFS: messages were lost; a new dump makes up for them.
+                log.warning("link messages interrupted, listening again: %s", error)
+                time.sleep(0.1)
+
+    def _replace(self, messages: dict[int, dict]) -> None:  # type: ignore[type-arg]
+        for index in [index for index in self._links if index not in messages]:
+            self._drop(index)
+        for message in messages.values():
+            self._take(message)
+
+    def _take(self, message) -> None:  # type: ignore[no-untyped-def]  # pyroute2's nlmsg
+        index = message["index"]
+        if message.get("event") == "RTM_DELLINK":
+            self._drop(index)
+            return
+        peer = message.get_attr("IFLA_LINK_NETNSID")
+        name = message.get_attr("IFLA_IFNAME")
+        if peer is None or name is None:
+            return  # bridge and other sub-messages about a link leave it out
+        with self._changed:
+            self._links[index] = (name, peer)
+            self._changed.notify_all()
+
+    def _drop(self, index: int) -> None:
+        with self._changed:
+            link = self._links.pop(index, None)
+        if link is not None:
+            self._on_gone(link[0])
+
+    def of_process(self, pid: int, timeout_s: float = 1.0) -> tuple[str, ...]:
+        """Names of this host's links whose other end is in a process's network namespace.
+
+        Waits up to ``timeout_s`` for the kernel's message about a link just made; a namespace
+        without links gives an empty tuple after that.
+        """
+        try:
+            with IPRoute() as netlink:
+                found = netlink.get_netnsid(pid=pid)
+        except (OSError, NetlinkError):
+            return ()
+        peer = found["nsid"]
+        if peer is None or peer < 0:
+            return ()  # no link of this host's ends there
+        with self._changed:
+            self._changed.wait_for(lambda: self._into(peer), timeout_s)
+            return self._into(peer)
+
+    def _into(self, peer: int) -> tuple[str, ...]:
+        return tuple(name for name, namespace in self._links.values() if namespace == peer)
+
+
+def _read(link: str, counter: str) -> int:
+    try:
+        with open(_STATISTICS % (link, counter), "rb", buffering=0) as file:
+            return int(file.read())
+    except OSError:
+        raise NetworkDown(f"its link {link} is gone") from None
+
+
+#: a guest's counter -> the host end's that counts the same packets the other way round
+MIRROR = {
+    "rx_bytes": "tx_bytes",
+    "tx_bytes": "rx_bytes",
+    "rx_packets": "tx_packets",
+    "tx_packets": "rx_packets",
+}
+
+
+def read_counter(links: tuple[str, ...], counter: str) -> int:
+    """One of a guest's counters (``rx_bytes``), as the guest counts it, over all its links.
+
+    Source: ``/sys/class/net/<link>/statistics`` of the host's end.
+
+    Raises:
+        NetworkDown (ENETDOWN): it has no link (any more).
+    """
+    if not links:
+        raise NetworkDown("it has no network link")
+    mirrored = MIRROR[counter]
+    return sum(_read(link, mirrored) for link in links)
+
+
+def read_drops(links: tuple[str, ...], pid: int) -> int:
+    """Packets dropped at both ends of a guest's links.
+
+    Source: ``rx_dropped`` and ``tx_dropped`` of the host's end, and the drop columns of
+    ``/proc/<pid>/net/dev``, which is the guest's end as this host sees it.
+    """
+    if not links:
+        raise NetworkDown("it has no network link")
+    outside = sum(_read(link, name) for link in links for name in ("rx_dropped", "tx_dropped"))
+    try:
+        with open(f"/proc/{pid}/net/dev", "rb", buffering=0) as file:
+            lines = file.read().splitlines()[2:]
+    except OSError:
+        raise NetworkDown("its first process is gone") from None
+    inside = 0
+    for line in lines:
+        name, _, values = line.partition(b":")
+        if name.strip() != b"lo":
+            columns = values.split()
+            inside += int(columns[3]) + int(columns[11])
+    return outside + inside
+
+
+def read_all(links: tuple[str, ...], pid: int) -> LinkCounters:
+    """All counters of a guest at once."""
+    return LinkCounters(
+        **{counter: read_counter(links, counter) for counter in MIRROR},
+        drops=read_drops(links, pid),
+    )

@@ -1,0 +1,184 @@
+"""Open files. Each knows how it is read, written and closed; none knows FUSE."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from nfio.errors import AccessDenied
+from nfio.instance_files import InstanceFiles
+from nfio.journal import Journal
+from nfio.vnf import Vnf
+
+
+class Handle(ABC):
+    """An open file."""
+
+    #: whether reads go on to the real end whatever size getattr reports
+    direct = True
+
+    @abstractmethod
+    def read(self, length: int, offset: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``; b"" at the end."""
+
+    def write(self, data: bytes, offset: int) -> None:
+        raise AccessDenied("this file is read only")
+
+    def truncate(self, length: int) -> None:
+        raise AccessDenied("this file is read only")
+
+    def sync(self) -> None:
+        """Make what was written survive a loss of power. Only files that are stored need it."""
+        return
+
+    def close(self) -> None:
+        """Called once, after the last read or write."""
+        return
+
+
+class SnapshotHandle(Handle):
+    """A live file: the value it had when it was opened, however often it is read."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, length: int, offset: int) -> bytes:
+        return self._content[offset : offset + length]
+
+
+class OrderHandle(Handle):
+    """``action``, ``state``, ``command``: each write is one order, wherever it is written to.
+
+    A reader of the same open file gets the answer to its own last write.
+    """
+
+    def __init__(self, files: InstanceFiles, vnf: Vnf, file: str) -> None:
+        self._files = files
+        self._vnf = vnf
+        self._file = file
+        self._answer: bytes | None = None
+        self._origin: int | None = None
+
+    def read(self, length: int, offset: int) -> bytes:
+        if self._answer is None:
+            self._answer = self._files.read(self._vnf, self._file)
+            self._origin = 0
+        if self._origin is None:
+            self._origin = offset  # the position that the write left behind, or where it was moved
+        start = max(0, offset - self._origin)
+        return self._answer[start : start + length]
+
+    def write(self, data: bytes, offset: int) -> None:
+        self._origin = None
+        try:
+            self._files.order(self._vnf, self._file, data)
+        finally:
+            self._answer = self._vnf.transcript if self._file == "command" else None
+
+    def truncate(self, length: int) -> None:
+        """`>` truncates before it writes: no order."""
+
+
+class ValueHandle(Handle):
+    """A stored file whose content is checked: a write that is refused changes nothing.
+
+    Truncating it shows it empty at once, but what it held is only replaced by a write that is
+    accepted, or by closing it without one.
+    """
+
+    def __init__(self, files: InstanceFiles, vnf: Vnf, file: str, *, append: bool) -> None:
+        self._files = files
+        self._vnf = vnf
+        self._file = file
+        self._replace = append
+        self._content = vnf.value(file)
+        self._truncated = False
+
+    def read(self, length: int, offset: int) -> bytes:
+        return self._content[offset : offset + length]
+
+    def write(self, data: bytes, offset: int) -> None:
+        if self._replace:
+            # One value per file: what `>>` adds takes the old value's place.
+            self._replace = False
+            before, offset = b"", 0
+        else:
+            before = self._content
+        content = before[:offset].ljust(offset, b"\0") + data + before[offset + len(data) :]
+        try:
+            self._files.set_value(self._vnf, self._file, content)
+        except BaseException:
+            self._vnf.emptied.discard(self._file)
+            self._truncated = False
+            raise
+        self._content = content
+        self._truncated = False
+
+    def truncate(self, length: int) -> None:
+        if length == 0:
+            self._vnf.emptied.add(self._file)
+            self._content = b""
+            self._truncated = True
+        else:
+            content = self._content[:length].ljust(length, b"\0")
+            self._files.set_value(self._vnf, self._file, content)
+            self._content = content
+
+    def close(self) -> None:
+        if self._truncated:
+            self._files.empty_value(self._vnf, self._file)
+
+
+class StoredHandle(Handle):
+    """A stored file that holds whatever was written to it."""
+
+    direct = False
+
+    def __init__(self, path: str, flags: int, mode: int = 0o644) -> None:
+        # The kernel has resolved every link on the way and done O_EXCL: none is followed here.
+        # O_APPEND would make pwrite ignore its offset, which the kernel has already chosen.
+        flags = flags & ~(os.O_APPEND | os.O_EXCL | os.O_NOFOLLOW) | os.O_NOFOLLOW | os.O_CLOEXEC
+        if flags & os.O_ACCMODE == os.O_WRONLY:
+            flags = flags & ~os.O_ACCMODE | os.O_RDWR
+        self._fd = os.open(path, flags, mode)
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    def read(self, length: int, offset: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def write(self, data: bytes, offset: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            view, offset = view[written:], offset + written
+
+    def truncate(self, length: int) -> None:
+        os.ftruncate(self._fd, length)
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class StreamHandle(Handle):
+    """``pipes/events``: reads block until something happens after the file was opened."""
+
+    def __init__(self, journal: Journal, cancelled: Callable[[], bool]) -> None:
+        self._journal = journal
+        self._cancelled = cancelled
+        self._position = journal.position
+        self._pending = b""
+
+    def read(self, length: int, offset: int) -> bytes:
+        if not self._pending:
+            self._position, self._pending = self._journal.wait(self._position, self._cancelled)
+            if not self._pending:
+                raise InterruptedError(4, "interrupted")
+        chunk, self._pending = self._pending[:length], self._pending[length:]
+        return chunk

@@ -1,0 +1,157 @@
+"""What the files of an instance answer when they are read, and do when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hypervisor.hypervisor_base import Usage
+from middleboxes import LiveFile
+from middleboxes.host.cgroups import read_usage
+from middleboxes.host.links import MIRROR, read_counter, read_drops
+from nfio import values
+from nfio.errors import InvalidValue, NfioError
+from nfio.orchestrator import Orchestrator
+from nfio.states import State, wanted_state
+from nfio.vnf import Vnf
+
+LOG_LIMIT_BYTES = 1 << 20
+ORDER_LIMIT_BYTES = 64 << 10
+WORD_LIMIT_BYTES = 256
+
+
+def one_line(data: bytes, what: str, limit: int = WORD_LIMIT_BYTES) -> str:
+    """The text of an order. Raises InvalidValue (EINVAL) if it is none."""
+    if len(data) > limit:
+        raise InvalidValue(f"{what} takes at most {limit} bytes")
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise InvalidValue(f"{what} takes text, not binary data") from None
+    if not text:
+        raise InvalidValue(f"nothing was written to {what}")
+    if "\0" in text:
+        raise InvalidValue(f"{what} takes text without NUL bytes")
+    return text
+
+
+class InstanceFiles:
+    """Reads and writes of the files that have more behind them than their content."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._hypervisor = orchestrator.hypervisor
+        self._readers: dict[str, Callable[[Vnf], str]] = {
+            "action": lambda vnf: vnf.record.action,
+            "status": self.status,
+            "state": lambda vnf: self.state(vnf).name,
+            "error": lambda vnf: vnf.record.error,
+            "uuid": lambda vnf: vnf.uuid,
+            "machine/vm.ip": lambda vnf: vnf.running_guest().address,
+            "stats/pkt_drops": lambda vnf: str(self.drops(vnf)),
+            "stats/cpu_seconds": lambda vnf: str(int(self.usage(vnf).cpu_seconds)),
+            "stats/memory_bytes": lambda vnf: str(self.usage(vnf).memory_bytes),
+        }
+        for counter in MIRROR:
+            self._readers[f"stats/{counter}"] = self._counter_reader(counter)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def read(self, vnf: Vnf, file: str) -> bytes:
+        """Content of one of the files that every instance has and that is not stored."""
+        if file == "log":
+            return self.console_log(vnf)
+        if file == "command":
+            return vnf.transcript
+        text = self._readers[file](vnf)
+        return f"{text}\n".encode() if text else b""
+
+    def read_live(self, vnf: Vnf, live: LiveFile) -> bytes:
+        """Content of one of the type's own files."""
+        value = live.read(vnf.running_guest())
+        return f"{value}\n".encode() if isinstance(value, int) else value.encode()
+
+    def status(self, vnf: Vnf) -> str:
+        self._orchestrator.require_known(vnf)
+        return "undeployed" if vnf.status is None else vnf.status.word
+
+    def state(self, vnf: Vnf) -> State:
+        self._orchestrator.require_known(vnf)
+        return vnf.state
+
+    def _counter_reader(self, counter: str) -> Callable[[Vnf], str]:
+        def read(vnf: Vnf) -> str:
+            return str(self.counter(vnf, counter))
+
+        return read
+
+    def counter(self, vnf: Vnf, counter: str) -> int:
+        """``rx_bytes``, ``tx_bytes``, ``rx_packets`` or ``tx_packets``, as the VNF counts."""
+        guest = vnf.running_guest()
+        if guest.pid is None:
+            links, _ = self._hypervisor.counters(vnf.host, vnf.vnf_id or "")
+            value: int = getattr(links, counter)
+            return value
+        return read_counter(guest.links, counter)
+
+    def drops(self, vnf: Vnf) -> int:
+        """Packets dropped on its links, and by the function on purpose."""
+        guest = vnf.running_guest()
+        middlebox = self._orchestrator.modules.get(vnf.type)
+        if guest.pid is None:
+            links, _ = self._hypervisor.counters(vnf.host, vnf.vnf_id or "")
+            return links.drops
+        own = middlebox.drops(guest) if middlebox is not None and middlebox.drops is not None else 0
+        return read_drops(guest.links, guest.pid) + own
+
+    def usage(self, vnf: Vnf) -> Usage:
+        guest = vnf.running_guest()
+        if guest.pid is None:
+            return self._hypervisor.counters(vnf.host, vnf.vnf_id or "")[1]
+        return read_usage(guest.pid)
+
+    def console_log(self, vnf: Vnf) -> bytes:
+        if vnf.vnf_id is None:
+            self._orchestrator.require_known(vnf)
+            return b""
+        return self._hypervisor.console_log(vnf.host, vnf.vnf_id, LOG_LIMIT_BYTES)
+
+    # -- writing ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _keeping_error(self, vnf: Vnf) -> Iterator[None]:
+        """What was refused before it became an operation stands in ``error`` too."""
+        try:
+            yield
+        except NfioError as error:
+            vnf.save(error=error.line)
+            raise
+
+    def order(self, vnf: Vnf, file: str, data: bytes) -> None:
+        """A write to ``action``, ``state`` or ``command``."""
+        with self._keeping_error(vnf):
+            if file == "action":
+                self._orchestrator.act(vnf, one_line(data, file))
+            elif file == "state":
+                self._orchestrator.reach(vnf, wanted_state(one_line(data, file)))
+            else:
+                self._orchestrator.execute(vnf, one_line(data, file, ORDER_LIMIT_BYTES))
+
+    def set_value(self, vnf: Vnf, file: str, content: bytes) -> None:
+        """A write that makes ``content`` the whole content of a checked file."""
+        with self._keeping_error(vnf):
+            values.check(file, content)
+            if file in ("machine/vm.vcpu", "machine/vm.memory"):
+                self._orchestrator.scale(vnf, file, content)
+            elif file == "machine/ip":
+                self._orchestrator.place(vnf, content)
+            else:
+                vnf.store.write(vnf.path / file, content)
+                vnf.emptied.discard(file)
+
+    def empty_value(self, vnf: Vnf, file: str) -> None:
+        """A file that was truncated, and closed without a write. It is no order: limits of a
+        VNF that is deployed stay until the next deploy."""
+        if file in vnf.emptied:
+            vnf.store.write(vnf.path / file, b"")
+            vnf.emptied.discard(file)

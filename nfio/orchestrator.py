@@ -1,0 +1,557 @@
+"""Carrying out the lifecycle: what users ask for, and what hypervisors were seen to do."""
+
+from __future__ import annotations
+
+import logging
+import pwd
+import queue
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hypervisor.hypervisor_base import (
+    CommandResult,
+    GuestEvent,
+    GuestStatus,
+    HypervisorBase,
+    Resources,
+    VnfSpec,
+)
+from hypervisor.hypervisor_return_codes import SUCCESS, error_of
+from middleboxes import Guest, Middlebox
+from middleboxes.host.links import LinkTable
+from nfio import values
+from nfio.engine import Engine
+from nfio.errors import (
+    AlreadyExists,
+    Busy,
+    ConfigurationRejected,
+    HypervisorError,
+    HypervisorTimeout,
+    HypervisorUnreachable,
+    InvalidValue,
+    NfioError,
+    NoSuchVnf,
+    NotFound,
+    StateTransitionNotAllowedException,
+)
+from nfio.guest_config import GuestConfig
+from nfio.journal import Journal
+from nfio.modules import ModuleRoot
+from nfio.states import ALWAYS_ACT, MOVES, REMOVABLE, Move, State, move_of, way
+from nfio.store import Store
+from nfio.vnf import Vnf, death_of, ticket
+
+log = logging.getLogger(__name__)
+
+_UNSURE = (HypervisorTimeout, HypervisorUnreachable)
+
+
+class Orchestrator:
+    """All VNFs of a root.
+
+    The hypervisor is the authority on what runs, the store on what is defined. A VNF's state
+    is only ever set from a look at the hypervisor.
+    """
+
+    def __init__(self, store: Store, modules: ModuleRoot, hypervisor: HypervisorBase) -> None:
+        self.store = store
+        self.modules = modules
+        self.hypervisor = hypervisor
+        self.journal = Journal(store.own / "events.jsonl")
+        self.vnfs: dict[tuple[str, str], Vnf] = {}
+        self._by_uuid: dict[str, Vnf] = {}
+        self._links = LinkTable(self._link_gone)
+        self._engines: dict[str, Engine] = {}
+        self._engines_lock = threading.Lock()
+        self._to_look_at: queue.SimpleQueue[Vnf] = queue.SimpleQueue()
+        self._autostarted = False
+
+    # -- beginning --------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read everything that is defined. Speaks to no hypervisor."""
+        for kind, name in self.store.instances():
+            try:
+                self._register(Vnf(kind, name, self.store, self.store.read_record(kind, name)))
+            except (OSError, ValueError, TypeError) as error:
+                log.error("%s/%s cannot be read and is left out: %s", kind, name, error)
+
+    def start(self) -> None:
+        """Begin to follow the hypervisors and the links. Call it after the process has forked."""
+        self._links.start()
+        threading.Thread(target=self._look_at_queued, name="looks", daemon=True).start()
+        for host in {"", *(vnf.host for vnf in self.vnfs.values())}:
+            self.engine(host)
+
+    def stop(self) -> None:
+        for engine in self._engines.values():
+            engine.stop()
+
+    def engine(self, host: str) -> Engine:
+        """The hypervisor of a host, followed from now on."""
+        with self._engines_lock:
+            if host not in self._engines:
+                engine = Engine(self.hypervisor, host, self.store.root_id, self._saw_all, self._saw_event)
+                self._engines[host] = engine
+                engine.start()
+            return self._engines[host]
+
+    def _register(self, vnf: Vnf) -> None:
+        self.vnfs[vnf.type, vnf.name] = vnf
+        self._by_uuid[vnf.uuid] = vnf
+
+    # -- seeing -----------------------------------------------------------------------------
+
+    def _saw_all(self, host: str, guests: list[GuestStatus], taken: int) -> None:
+        found = {guest.uuid: guest for guest in guests}
+        for vnf in list(self.vnfs.values()):
+            if vnf.host == host:
+                self._record(vnf, found.pop(vnf.uuid, None), taken, own=False)
+        for guest in found.values():
+            if guest.uuid not in self._by_uuid:
+                self._remove_orphan(host, guest.vnf_id, guest.name)
+        if host == "" and not self._autostarted:
+            self._autostarted = True
+            threading.Thread(target=self._autostart, name="autostart", daemon=True).start()
+
+    def _saw_event(self, host: str, event: GuestEvent) -> None:
+        vnf = self._by_uuid.get(event.uuid)
+        if vnf is None:
+            self._remove_orphan(host, event.vnf_id, event.vnf_id[:12])
+        elif vnf.vnf_id in (None, event.vnf_id):
+            self._look(vnf, event.vnf_id, own=False)
+
+    def _remove_orphan(self, host: str, vnf_id: str, name: str) -> None:
+        """A guest of this root of which nothing is defined: its rmdir was not seen to its end."""
+        try:
+            self.hypervisor.inspect(host, vnf_id)
+            self.hypervisor.destroy(host, vnf_id)
+            log.warning("removed %s: nothing of that name is defined any more", name)
+        except NoSuchVnf:
+            pass
+        except NfioError as error:
+            log.error("could not remove %s, of which nothing is defined: %s", name, error.line)
+
+    def _link_gone(self, link: str) -> None:
+        for vnf in list(self.vnfs.values()):
+            if vnf.guest is not None and link in vnf.guest.links:
+                self._to_look_at.put(vnf)
+
+    def _look_at_queued(self) -> None:
+        while True:
+            vnf = self._to_look_at.get()
+            try:
+                self._look(vnf, vnf.vnf_id, own=False)
+            except NfioError as error:
+                log.warning("%s: %s", vnf.label, error.line)
+
+    def _look(self, vnf: Vnf, vnf_id: str | None, *, own: bool) -> None:
+        """Ask the hypervisor what a VNF does now, and record it."""
+        taken = ticket()
+        status: GuestStatus | None = None
+        if vnf_id is not None:
+            try:
+                status = self.hypervisor.inspect(vnf.host, vnf_id)
+            except NoSuchVnf:
+                status = None
+        self._record(vnf, status, taken, own=own)
+
+    def _record(self, vnf: Vnf, status: GuestStatus | None, taken: int, *, own: bool) -> None:
+        moved = vnf.see(status, taken, lambda seen: self._guest(vnf, seen), own=own)
+        if moved is None:
+            return
+        before, after = moved
+        if own:
+            self._tell(vnf, before, after, vnf.busy)
+            return
+        reason = ""
+        if after is State.ERROR and status is not None:
+            reason = death_of(status)
+            vnf.save(error=reason)
+        else:
+            reached = State.RUNNING if after is State.PAUSED else after
+            vnf.save(intent=reached.name, **({"error": ""} if before is State.ERROR else {}))
+        self._tell(vnf, before, after, "engine", reason)
+
+    def _tell(self, vnf: Vnf, before: State, after: State, cause: str, reason: str = "") -> None:
+        log.info("%s: %s -> %s (%s) %s", vnf.label, before.name, after.name, cause, reason)
+        self.journal.append(
+            **{
+                "type": vnf.type,
+                "instance": vnf.name,
+                "uuid": vnf.uuid,
+                "from": before.name,
+                "to": after.name,
+                "cause": cause,
+                "reason": reason,
+            }
+        )
+
+    def _guest(self, vnf: Vnf, status: GuestStatus) -> Guest:
+        host = vnf.host
+
+        def execute(command: list[str]) -> CommandResult:
+            return self.hypervisor.execute_in_guest(host, status.vnf_id, command)
+
+        links = () if status.pid is None else self._links.of_process(status.pid)
+        return Guest(vnf.label, status.address, status.pid, links, execute)
+
+    def require_known(self, vnf: Vnf) -> None:
+        """Raise what is wrong with its hypervisor, unless nothing of the VNF can be there."""
+        if vnf.intent is not State.DEFINED or vnf.status is not None:
+            self.engine(vnf.host).require(self.hypervisor.timeout_s)
+
+    # -- defining ---------------------------------------------------------------------------
+
+    def define(self, kind: str, name: str, mode: int, owner: tuple[int, int]) -> Vnf:
+        """mkdir. Raises AlreadyExists (EEXIST), NotPermitted (EPERM: no such type)."""
+        middlebox = self.modules.require(kind)
+        if (kind, name) in self.vnfs:
+            raise AlreadyExists(f"{kind}/{name} exists")
+        files = {
+            "config/boot.conf": b"",
+            "config/nf_conf": middlebox.default_config.encode(),
+            "machine/ip": b"",
+            "machine/vm.image": f"{middlebox.image}\n".encode(),
+            "machine/vm.vcpu": b"",
+            "machine/vm.memory": b"",
+        }
+        vnf = Vnf(kind, name, self.store, self.store.create_instance(kind, name, mode, owner, files))
+        self._register(vnf)
+        self._tell(vnf, State.UNDEFINED, State.DEFINED, "mkdir")
+        return vnf
+
+    def default_of(self, vnf: Vnf, file: str) -> bytes:
+        """What a stored file held after mkdir."""
+        middlebox = self.modules.get(vnf.type)
+        if middlebox is None:
+            return b""
+        if file == "config/nf_conf":
+            return middlebox.default_config.encode()
+        return f"{middlebox.image}\n".encode() if file == "machine/vm.image" else b""
+
+    def undefine(self, vnf: Vnf) -> None:
+        """rmdir. Raises Busy (EBUSY) while it runs or is paused."""
+        with self.operation(vnf, "rmdir"):
+            self._refresh(vnf)
+            if vnf.state not in REMOVABLE:
+                raise Busy(f"{vnf.label} is {vnf.state.name}: stop or destroy it first")
+            if vnf.vnf_id is not None:
+                self._destroy(vnf)
+            self.store.remove_instance(vnf.type, vnf.name, vnf.uuid)
+            before = vnf.state
+            vnf.entity.set_state(State.UNDEFINED)
+            self.vnfs.pop((vnf.type, vnf.name), None)
+            self._by_uuid.pop(vnf.uuid, None)
+            self._tell(vnf, before, State.UNDEFINED, "rmdir")
+
+    def rename(self, vnf: Vnf, name: str) -> None:
+        """Give a VNF of which the hypervisor has nothing another name."""
+        with self.operation(vnf, "rename"):
+            self._refresh(vnf)
+            if vnf.state is not State.DEFINED:
+                raise Busy(f"{vnf.label} is {vnf.state.name}: destroy it before you rename it")
+            if (vnf.type, name) in self.vnfs:
+                raise AlreadyExists(f"{vnf.type}/{name} exists")
+            vnf.path.rename(self.store.instance(vnf.type, name))
+            del self.vnfs[vnf.type, vnf.name]
+            vnf.name = name
+            self.vnfs[vnf.type, name] = vnf
+
+    # -- moving -----------------------------------------------------------------------------
+
+    @contextmanager
+    def operation(self, vnf: Vnf, word: str) -> Iterator[None]:
+        """The one operation on a VNF; others wait for its end. Its failure is kept in ``error``."""
+        timeout_s = 3 * self.hypervisor.timeout_s
+        if not vnf.operation.acquire(timeout=timeout_s):
+            raise HypervisorTimeout(f"{vnf.label}: {vnf.busy or 'another write'} is still going on")
+        try:
+            if vnf.removed:
+                raise NotFound(f"{vnf.label} has been removed")
+            vnf.begin(word)
+            try:
+                yield
+            except NfioError as error:
+                if not vnf.removed:
+                    vnf.save(error=error.line)
+                raise
+            finally:
+                missed = vnf.end()
+                if missed and not vnf.removed:
+                    self._to_look_at.put(vnf)
+        finally:
+            vnf.operation.release()
+
+    def act(self, vnf: Vnf, word: str) -> None:
+        """A write to ``action``: carry out one word of the lifecycle.
+
+        Raises:
+            InvalidValue (EINVAL): it is not a word, or the configuration is not valid.
+            StateTransitionNotAllowedException (EBUSY): not from this state.
+            HypervisorError (EIO and its subclasses'): the hypervisor did not do it.
+        """
+        with self.operation(vnf, word[:40]):
+            move = move_of(word)
+            self._refresh(vnf)
+            self._perform(vnf, move)
+            vnf.save(action=word, error="")
+
+    def reach(self, vnf: Vnf, wanted: State) -> None:
+        """A write to ``state``: make the moves that lead there."""
+        with self.operation(vnf, wanted.name):
+            self._refresh(vnf)
+            for word in way(vnf.state, wanted):
+                self._perform(vnf, MOVES[word])
+            vnf.save(error="")
+
+    def _refresh(self, vnf: Vnf) -> None:
+        """Look before a move, so that it starts from what is true now."""
+        if vnf.vnf_id is not None:
+            self._look(vnf, vnf.vnf_id, own=True)
+        elif vnf.intent is not State.DEFINED:
+            self.engine(vnf.host).require(self.hypervisor.timeout_s)
+
+    def _perform(self, vnf: Vnf, move: Move) -> None:
+        state = vnf.state
+        if state is move.target and move.word not in ALWAYS_ACT:
+            return
+        if state not in move.sources:
+            raise StateTransitionNotAllowedException(
+                f"{move.word} is not allowed while it is {state.name}: {_advice(state)}"
+            )
+        doers = {
+            "deploy": self._deploy,
+            "activate": self._activate,
+            "start": self._start,
+            "pause": self._pause,
+            "resume": self._resume,
+            "unpause": self._resume,
+            "stop": self._stop,
+            "restart": self._restart,
+            "reload": self._reload,
+            "destroy": self._destroy,
+        }
+        doers[move.word](vnf)
+
+    def _config(self, vnf: Vnf) -> GuestConfig:
+        return GuestConfig(vnf.path / "config", self.store.guest_dir(vnf.uuid))
+
+    def _render(self, vnf: Vnf, middlebox: Middlebox) -> dict[str, bytes]:
+        """What nfio adds to the configuration, going on from the drops counted so far."""
+        if middlebox.render is None:
+            return {}
+        drops = 0
+        if middlebox.drops is not None and vnf.guest is not None:
+            drops = middlebox.drops(vnf.guest)
+        return {name: text.encode() for name, text in middlebox.render(drops).items()}
+
+    def _configure(self, vnf: Vnf) -> None:
+        """Give the guest the present configuration."""
+        middlebox = self.modules.require(vnf.type)
+        config = self._config(vnf)
+        config.replace(self._render(vnf, middlebox))
+        if vnf.vnf_id is not None:
+            self.hypervisor.push_config(vnf.host, vnf.vnf_id, config.guest_dir)
+
+    def _deploy(self, vnf: Vnf) -> None:
+        middlebox = self.modules.require(vnf.type)
+        image = values.parse_image(vnf.value("machine/vm.image"))
+        if not image:
+            raise InvalidValue(f"machine/vm.image is empty: write an image name, {middlebox.image} say")
+        self._configure(vnf)
+        spec = VnfSpec(
+            root=self.store.root_id,
+            type=vnf.type,
+            instance=vnf.name,
+            uuid=vnf.uuid,
+            resources=resources_of(vnf),
+            capabilities=middlebox.capabilities,
+            sysctls=dict(middlebox.sysctls),
+            user=middlebox.user,
+            config_dir=self._config(vnf).guest_dir,
+        )
+        self.engine(vnf.host)
+        vnf.save(intent=State.CONFIGURED.name)
+        vnf_id, code, message = self.hypervisor.deploy(
+            vnf.host, owner_name(vnf.path.stat().st_uid), image, f"{vnf.type}-{vnf.name}", spec=spec
+        )
+        if code is not SUCCESS:
+            error = error_of(code, message)
+            if not isinstance(error, _UNSURE):
+                vnf.save(intent=State.DEFINED.name)
+            raise error
+        self._look(vnf, vnf_id, own=True)
+
+    def _activate(self, vnf: Vnf) -> None:
+        if vnf.state is State.CONFIGURED:
+            self._start(vnf)
+            return
+        self._deploy(vnf)
+        try:
+            self._run(vnf, self.hypervisor.start)
+        except NfioError as error:
+            # Where it is not known what the hypervisor did, what it did is seen later.
+            if not isinstance(error, _UNSURE):
+                try:
+                    self._destroy(vnf)
+                except NfioError as second:
+                    log.error("%s: what deploy made could not be removed: %s", vnf.label, second.line)
+            raise
+
+    def _start(self, vnf: Vnf) -> None:
+        self._configure(vnf)
+        self._run(vnf, self.hypervisor.start)
+
+    def _restart(self, vnf: Vnf) -> None:
+        self._configure(vnf)
+        self._run(vnf, self.hypervisor.restart)
+
+    def _run(self, vnf: Vnf, start) -> None:  # type: ignore[no-untyped-def]
+        vnf.save(intent=State.RUNNING.name)
+        try:
+            start(vnf.host, vnf.vnf_id)
+        except NfioError as error:
+            if not isinstance(error, _UNSURE):
+                vnf.save(intent=State.CONFIGURED.name)
+                self._look(vnf, vnf.vnf_id, own=True)
+            raise
+        self._look(vnf, vnf.vnf_id, own=True)
+
+    def _pause(self, vnf: Vnf) -> None:
+        self.hypervisor.pause(vnf.host, _id(vnf))
+        self._look(vnf, vnf.vnf_id, own=True)
+
+    def _resume(self, vnf: Vnf) -> None:
+        self.hypervisor.unpause(vnf.host, _id(vnf))
+        self._look(vnf, vnf.vnf_id, own=True)
+
+    def _stop(self, vnf: Vnf) -> None:
+        vnf.save(intent=State.CONFIGURED.name)
+        try:
+            self.hypervisor.stop(vnf.host, _id(vnf))
+        except NfioError as error:
+            if not isinstance(error, _UNSURE):
+                vnf.save(intent=State.RUNNING.name)
+            raise
+        self._look(vnf, vnf.vnf_id, own=True)
+
+    def _destroy(self, vnf: Vnf) -> None:
+        self.hypervisor.destroy(vnf.host, _id(vnf))
+        self._record(vnf, None, ticket(), own=True)
+        vnf.save(intent=State.DEFINED.name)
+
+    def _reload(self, vnf: Vnf) -> None:
+        """Check the configuration in the guest, then apply it; a bad one leaves the old one."""
+        middlebox = self.modules.require(vnf.type)
+        config = self._config(vnf)
+        before = config.current()
+        self._configure(vnf)
+        try:
+            for command in (middlebox.check, middlebox.reload):
+                result = self.hypervisor.execute_in_guest(vnf.host, _id(vnf), list(command))
+                if result.exit_code:
+                    words = result.output.decode(errors="replace").strip()
+                    raise ConfigurationRejected(words or f"{command[0]} refused it")
+        except NfioError:
+            config.write(before)
+            self.hypervisor.push_config(vnf.host, _id(vnf), config.guest_dir)
+            raise
+
+    # -- other writes -----------------------------------------------------------------------
+
+    def scale(self, vnf: Vnf, file: str, content: bytes) -> None:
+        """A write to vm.vcpu or vm.memory: the limit holds at once where the VNF is deployed."""
+        with self.operation(vnf, "scale"):
+            self._refresh(vnf)
+            resources = resources_of(vnf, {file: content})
+            if vnf.vnf_id is not None and resources != resources_of(vnf):
+                self._scale(vnf, resources)
+            self.store.write(vnf.path / file, content)
+            vnf.emptied.discard(file)
+            vnf.save(error="")
+
+    def _scale(self, vnf: Vnf, resources: Resources) -> None:
+        if vnf.state is State.RUNNING:
+            vnf.entity.set_state(State.SCALING)
+            self._tell(vnf, State.RUNNING, State.SCALING, "scale")
+        try:
+            self.hypervisor.scale(vnf.host, _id(vnf), resources)
+        finally:
+            if vnf.state is State.SCALING:
+                vnf.entity.set_state(State.RUNNING)
+                self._tell(vnf, State.SCALING, State.RUNNING, "scale")
+        self._look(vnf, vnf.vnf_id, own=True)
+
+    def place(self, vnf: Vnf, content: bytes) -> None:
+        """A write to machine/ip."""
+        with self.operation(vnf, "place"):
+            self._refresh(vnf)
+            if vnf.vnf_id is not None and values.parse_host(content) != vnf.host:
+                raise Busy(f"{vnf.label} is {vnf.state.name} on this host: destroy it before it moves")
+            self.store.write(vnf.path / "machine/ip", content)
+            vnf.host = values.parse_host(content)
+            vnf.emptied.discard("machine/ip")
+            vnf.save(error="")
+
+    def execute(self, vnf: Vnf, command: str) -> bytes:
+        """A write to ``command``: run it in the guest's shell.
+
+        Raises:
+            HypervisorError (EIO): it ended with another exit status than 0; its output is kept.
+        """
+        with self.operation(vnf, "command"):
+            self._refresh(vnf)
+            if vnf.state is not State.RUNNING:
+                raise Busy(f"a command needs a running VNF: {vnf.label} is {vnf.state.name}")
+            result = self.hypervisor.execute_in_guest(vnf.host, _id(vnf), ["/bin/sh", "-c", command])
+            vnf.transcript = result.output
+            if result.exit_code:
+                lines = result.output.decode(errors="replace").strip().splitlines()
+                last = f": {lines[-1]}" if lines else ""
+                raise HypervisorError(f"the command ended with exit status {result.exit_code}{last}")
+            vnf.save(error="")
+            return result.output
+
+    def _autostart(self) -> None:
+        for vnf in list(self.vnfs.values()):
+            try:
+                if values.parse_boot_conf(vnf.value("config/boot.conf")).autostart:
+                    self.reach(vnf, State.RUNNING)
+            except NfioError as error:
+                log.error("%s could not be started on mount: %s", vnf.label, error.line)
+
+
+def resources_of(vnf: Vnf, changes: dict[str, bytes] | None = None) -> Resources:
+    """Limits as ``machine/`` says, or would say after a change."""
+
+    def content(file: str) -> bytes:
+        return changes[file] if changes and file in changes else vnf.value(file)
+
+    return Resources(
+        values.parse_vcpu(content("machine/vm.vcpu")), values.parse_memory(content("machine/vm.memory"))
+    )
+
+
+def owner_name(uid: int) -> str:
+    """The user's name as far as container names allow its characters."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _id(vnf: Vnf) -> str:
+    if vnf.vnf_id is None:
+        raise NoSuchVnf(f"the hypervisor has nothing of {vnf.label}")
+    return vnf.vnf_id
+
+
+def _advice(state: State) -> str:
+    if state is State.ERROR:
+        return "`echo RUNNING > state` starts it again, `echo destroy > action` removes what is left of it"
+    allowed = [move.word for move in MOVES.values() if state in move.sources]
+    return f"{', '.join(allowed)} would be" if allowed else "wait for its end"

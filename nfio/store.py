@@ -1,0 +1,213 @@
+"""The persistent root: the authority on what is defined.
+
+::
+
+    ROOT/
+    ├── nf-types/<type>/<instance>/     the stored files, in the places the mount shows them
+    │   └── .nfio.json                  uuid, intent, last action and error
+    └── .nfio/
+        ├── lock                        held while mounted
+        ├── root-id                     names this root to hypervisors
+        ├── events.jsonl                the journal
+        ├── guests/<uuid>/              what the guest sees in its configuration directory
+        ├── new/                        instances being made; renamed into place when whole
+        └── trash/                      instances and files being removed
+
+A live file has a place here only once its mode or owner was changed. Everything that must
+not be seen half-done is made beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nfio.errors import AlreadyExists, Busy
+from nfio.paths import NF_TYPES, is_temporary
+from nfio.tree import DIRECTORIES
+
+RECORD = ".nfio.json"
+
+
+@dataclass
+class Record:
+    """What nfio itself remembers of an instance.
+
+    Attributes:
+        uuid: the entity's.
+        intent: name of the state that it was last brought to on purpose; DEFINED means that
+            the hypervisor has nothing of it.
+        action: the last word that was carried out.
+        error: why the last operation failed; empty if it did not.
+    """
+
+    uuid: str
+    intent: str = "DEFINED"
+    action: str = ""
+    error: str = ""
+
+
+class Store:
+    """The files of a root directory. One process at a time may hold it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.types = self.root / NF_TYPES
+        self.own = self.root / ".nfio"
+        self._lock_fd: int | None = None
+        self.root_id = ""
+
+    # -- opening ----------------------------------------------------------------------------
+
+    def acquire(self, mountpoint: str) -> None:
+        """Take the root for this process, and clear what an earlier one left half-done.
+
+        Raises:
+            Busy (EBUSY): another process has it.
+        """
+        for directory in (self.types, self.own, self.own / "guests"):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.own.chmod(0o700)
+        fd = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 4096).decode(errors="replace").strip()
+            os.close(fd)
+            raise Busy(f"{self.root} is mounted already{f' at {holder}' if holder else ''}") from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{mountpoint} by process {os.getpid()}\n".encode())
+        self._lock_fd = fd
+        self.root_id = self._read_root_id()
+        for name in ("new", "trash"):
+            shutil.rmtree(self.own / name, ignore_errors=True)
+            (self.own / name).mkdir()
+        self._clear_temporaries()
+
+    def release(self) -> None:
+        if self._lock_fd is not None:
+            os.ftruncate(self._lock_fd, 0)
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def _read_root_id(self) -> str:
+        path = self.own / "root-id"
+        if not path.exists():
+            self.write(path, f"{uuid.uuid4()}\n".encode())
+        return path.read_text().strip()
+
+    def _clear_temporaries(self) -> None:
+        for kind, name in self.instances():
+            instance = self.instance(kind, name)
+            for directory in (instance, instance / "config", instance / "machine"):
+                with contextlib.suppress(FileNotFoundError):
+                    for entry in os.scandir(directory):
+                        if is_temporary(entry.name) and not entry.is_dir(follow_symlinks=False):
+                            os.unlink(entry.path)
+
+    # -- instances --------------------------------------------------------------------------
+
+    def instance(self, kind: str, name: str) -> Path:
+        return self.types / kind / name
+
+    def guest_dir(self, instance_uuid: str) -> Path:
+        return self.own / "guests" / instance_uuid
+
+    def instances(self) -> Iterator[tuple[str, str]]:
+        """Type and name of everything that is defined."""
+        for kind in sorted(os.listdir(self.types)):
+            with contextlib.suppress(NotADirectoryError):
+                for name in sorted(os.listdir(self.types / kind)):
+                    if (self.types / kind / name / RECORD).exists():
+                        yield kind, name
+
+    def type_dir(self, kind: str) -> Path:
+        """The directory of a type, made at its first use."""
+        path = self.types / kind
+        path.mkdir(exist_ok=True)
+        return path
+
+    def create_instance(
+        self, kind: str, name: str, mode: int, owner: tuple[int, int], files: dict[str, bytes]
+    ) -> Record:
+        """Define an instance, whole or not at all.
+
+        Raises:
+            AlreadyExists (EEXIST): it is defined already.
+        """
+        record = Record(str(uuid.uuid4()))
+        draft = self.own / "new" / record.uuid
+        draft.mkdir()
+        try:
+            for directory in DIRECTORIES:
+                (draft / directory).mkdir()
+            for file, content in files.items():
+                (draft / file).write_bytes(content)
+            (draft / RECORD).write_text(json.dumps(asdict(record)))
+            for path in (*(draft / d for d in DIRECTORIES), *(draft / f for f in files)):
+                os.chown(path, *owner)
+                os.chmod(path, mode & 0o777 if path.is_dir() else 0o644)
+            os.chown(draft, *owner)
+            os.chmod(draft, mode & 0o777)
+            self.type_dir(kind)
+            place = self.instance(kind, name)
+            if place.exists():
+                raise AlreadyExists(f"{kind}/{name} exists")
+            os.rename(draft, place)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return record
+
+    def remove_instance(self, kind: str, name: str, instance_uuid: str) -> None:
+        """Remove an instance, whole or not at all."""
+        grave = self.own / "trash" / str(uuid.uuid4())
+        os.rename(self.instance(kind, name), grave)
+        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(self.guest_dir(instance_uuid), ignore_errors=True)
+
+    def read_record(self, kind: str, name: str) -> Record:
+        return Record(**json.loads((self.instance(kind, name) / RECORD).read_text()))
+
+    def write_record(self, kind: str, name: str, record: Record) -> None:
+        self.write(self.instance(kind, name) / RECORD, json.dumps(asdict(record)).encode())
+
+    # -- files ------------------------------------------------------------------------------
+
+    @staticmethod
+    def read(path: Path) -> bytes:
+        """Content of a stored file, b"" if there is none. A link is not followed."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    @staticmethod
+    def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+        """Replace the content of a stored file at once; its mode and owner stay as they were."""
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            with open(draft, "xb") as file:
+                file.write(content)
+                try:
+                    old = os.lstat(path)
+                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                    os.fchmod(file.fileno(), old.st_mode & 0o7777)
+                except FileNotFoundError:
+                    parent = os.stat(path.parent)
+                    os.fchown(file.fileno(), parent.st_uid, parent.st_gid)
+                    os.fchmod(file.fileno(), mode)
+            os.rename(draft, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+            raise

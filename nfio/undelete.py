@@ -1,0 +1,77 @@
+"""What `rm` means for files that belong to the tree.
+
+Such a file cannot go, so unlinking resets it. Two kinds of client need more than that:
+
+* `mv` from another file system, `install` and editors unlink a file and then create it anew,
+  and fail if it is still there. So the process that unlinked it does not see it for a moment.
+* `rm -r` of a VNF unlinks every file before its rmdir is refused because the VNF runs. So what
+  was unlinked is kept for a while, and put back when that happens.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+
+from nfio.store import Store
+from nfio.vnf import Vnf
+
+ABSENT_S = 1.0
+KEPT_S = 60.0
+
+Caller = Callable[[], tuple[int, int, int]]
+
+
+class Undelete:
+    """Files unlinked a moment ago."""
+
+    def __init__(self, store: Store) -> None:
+        self._trash = store.own / "trash"
+        self._absent: dict[str, tuple[int, float]] = {}  # path: (pid that unlinked it, until when)
+        self._kept: dict[tuple[str, str], float] = {}  # (uuid, file): until when
+
+    # -- absent for the process that unlinked it ----------------------------------------------
+
+    def is_absent(self, path: str, caller: Caller) -> bool:
+        """Whether the caller is the process that has just unlinked a file of the tree."""
+        if not self._absent:
+            return False
+        pid, until = self._absent.get(path, (0, 0.0))
+        return time.monotonic() < until and caller()[2] == pid
+
+    def set_absent(self, path: str, caller: Caller) -> None:
+        now = time.monotonic()
+        for old, (_, until) in list(self._absent.items()):
+            if until < now:
+                self._absent.pop(old, None)
+        self._absent[path] = (caller()[2], now + ABSENT_S)
+
+    # -- kept for an rmdir that is refused ----------------------------------------------------
+
+    def keep(self, vnf: Vnf, file: str) -> None:
+        """Take a stored file away, so that it can be put back."""
+        kept = self._trash / vnf.uuid / file
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(vnf.path / file, kept)
+        self._kept[vnf.uuid, file] = time.monotonic() + KEPT_S
+
+    def renewed(self, vnf: Vnf | None, path: str, file: str) -> None:
+        """A file was made or written anew: what it held before is not wanted back."""
+        self._absent.pop(path, None)
+        if vnf is not None:
+            self._kept.pop((vnf.uuid, file), None)
+
+    def restore(self, vnf: Vnf) -> None:
+        """Put back what was unlinked lately and not made anew since."""
+        for uuid, file in list(self._kept):
+            if uuid == vnf.uuid and time.monotonic() < self._kept.pop((uuid, file)):
+                os.rename(self._trash / uuid / file, vnf.path / file)
+                self._absent.pop(f"/nf-types/{vnf.label}/{file}", None)
+
+    def drop(self, vnf: Vnf) -> None:
+        """The VNF is gone, and with it what was kept of it."""
+        for key in [key for key in self._kept if key[0] == vnf.uuid]:
+            del self._kept[key]
+        shutil.rmtree(self._trash / vnf.uuid, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""Probes and fixtures. ``NFIO_REQUIRE=docker,ansible`` turns a skip for want of one into a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import engine as engines
+import pytest
+from mount import NFIO, Mount
+
+_REQUIRED = set(filter(None, os.environ.get("NFIO_REQUIRE", "").split(",")))
+
+
+def need(what: str, there: bool, reason: str) -> None:
+    """Skip if something is not there, or fail where it is required."""
+    if there:
+        return
+    if what in _REQUIRED:
+        pytest.fail(f"{what} is required: {reason}", pytrace=False)
+    pytest.skip(f"{what}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def docker() -> str:
+    """URL of the machine's Docker engine."""
+    need("docker", engines.answers(), "no engine answers; scripts/setup starts one")
+    return engines.SOCKET
+
+
+@pytest.fixture(scope="session")
+def images(docker: str) -> None:
+    """The images of all types are built."""
+    need("docker", shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
+    subprocess.run([*NFIO, "image", "build", "firewall", "web"], check=True, timeout=300)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A short-named directory of the test's own; sockets and mounts do not like long names."""
+    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
+@pytest.fixture
+def mount(docker: str, directory: Path) -> Iterator[Mount]:
+    """nfio, mounted on the machine's engine. VNFs can be defined; images may be missing."""
+    made = Mount(directory)
+    made.mount()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def nfio(images: None, mount: Mount) -> Mount:
+    """nfio, mounted, with the images that its VNFs need."""
+    return mount

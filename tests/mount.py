@@ -1,0 +1,180 @@
+"""A mounted nfio for tests: mounted for real by its own command line, checked when it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import engine as engines
+
+NFIO = [sys.executable, "-m", "nfio"]
+
+#: what a healthy process never logs
+_TROUBLE = re.compile(r"Traceback|^\S+ \S+ (ERROR|CRITICAL) .*", re.MULTILINE)
+
+
+class Mount:
+    """nfio mounted on an empty directory.
+
+    Args:
+        directory: where root and mount point are made.
+        url: the engine; None is the machine's own.
+        options: further arguments of ``nfio mount``.
+    """
+
+    def __init__(self, directory: Path, url: str | None = None, options: tuple[str, ...] = ()) -> None:
+        self.root = directory / "root"
+        self.path = directory / "mnt"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.url = url or engines.SOCKET
+        self.options = options
+        self.expected_trouble: list[str] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DOCKER_HOST": self.url}
+
+    def nfio(
+        self, *arguments: str, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*NFIO, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"nfio {' '.join(arguments)}: {done.stderr}{self.log()}")
+        return done
+
+    def mount(self) -> None:
+        self.nfio("mount", str(self.root), str(self.path), *self.options)
+
+    def umount(self) -> None:
+        self.nfio("umount", str(self.path))
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        return int((self.root / ".nfio" / "lock").read_text().split()[-1])
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would; the mount stays behind, dead."""
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        engines.wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the killed process is gone")
+
+    @property
+    def is_mounted(self) -> bool:
+        return f" {self.path} " in Path("/proc/self/mountinfo").read_text()
+
+    def log(self) -> str:
+        path = self.root / ".nfio" / "nfio.log"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def root_id(self) -> str:
+        return (self.root / ".nfio" / "root-id").read_text().strip()
+
+    def containers(self) -> list[str]:
+        """Ids of all containers of this root."""
+        label = f"label=io.nfio.root={self.root_id}"
+        return engines.docker("ps", "-aq", "--no-trunc", "--filter", label, url=self.url).split()
+
+    # -- the tree ---------------------------------------------------------------------------
+
+    def vnf(self, kind: str, name: str) -> Vnf:
+        return Vnf(self.path / "nf-types" / kind / name)
+
+    def make(self, kind: str, name: str) -> Vnf:
+        vnf = self.vnf(kind, name)
+        vnf.path.mkdir()
+        return vnf
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def trouble(self) -> list[str]:
+        """Lines of the log that should not be there."""
+        found = [match.group(0) for match in _TROUBLE.finditer(self.log())]
+        return [line for line in found if not any(part in line for part in self.expected_trouble)]
+
+    def close(self) -> None:
+        """Unmount, remove every container, and fail if the log shows trouble."""
+        if self.is_mounted:
+            self.umount()
+        if (self.root / ".nfio" / "root-id").exists():
+            left = self.containers()
+            if left:
+                engines.docker("rm", "-f", *left, url=self.url)
+        assert not self.is_mounted
+        assert not self.trouble(), self.log()
+
+
+class Vnf:
+    """An instance's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, file: str) -> str:
+        return (self.path / file).read_text()
+
+    def value(self, file: str) -> str:
+        """A file of one value, without its newline."""
+        text = self.read(file)
+        assert text == "" or text.endswith("\n"), repr(text)
+        return text[:-1]
+
+    def number(self, file: str) -> int:
+        return int(self.value(file))
+
+    def write(self, file: str, text: str | bytes) -> None:
+        """One open for writing with O_TRUNC and one write, as `echo >` does. OSError as it comes."""
+        data = text.encode() if isinstance(text, str) else text
+        fd = os.open(self.path / file, os.O_WRONLY | os.O_TRUNC)
+        try:
+            assert os.write(fd, data) == len(data)
+        finally:
+            os.close(fd)
+
+    def act(self, word: str) -> None:
+        self.write("action", f"{word}\n")
+
+    @property
+    def state(self) -> str:
+        return self.value("state")
+
+    @property
+    def status(self) -> str:
+        return self.value("status")
+
+    @property
+    def error(self) -> str:
+        return self.value("error")
+
+    @property
+    def address(self) -> str:
+        return self.value("machine/vm.ip")
+
+
+def errno_of(call) -> str:
+    """Name of the errno that a call fails with; '' if it succeeds."""
+    try:
+        call()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return ""
+
+
+def seconds(call) -> float:
+    begun = time.monotonic()
+    call()
+    return time.monotonic() - begun
