@@ -62,6 +62,8 @@ INIT_LABEL = "io.nfio.init"
 RECIPE_LABEL = "io.nfio.recipe"
 
 STOP_GRACE_S = 10
+#: an engine that takes longer to say that it is there is taken for hung
+PING_TIMEOUT_S = 2.0
 #: the kernel counts CPU time in periods of this many microseconds
 CPU_PERIOD_US = 100_000
 _HANDSHAKE_POLL_S = 0.01
@@ -85,7 +87,7 @@ class Docker(HypervisorBase):
 
     def __init__(self) -> None:
         """Instantiates a Docker object. No engine is spoken to before the first call."""
-        self._clients: dict[str, APIClient] = {}
+        self._clients: dict[tuple[str, float], APIClient] = {}
         self._clients_lock = threading.Lock()
 
     # -- the engine -------------------------------------------------------------------------
@@ -108,19 +110,17 @@ class Docker(HypervisorBase):
             verify=True,
         )
 
-    def _connect(self, host: str) -> APIClient:
-        url = self._url(host)
-        return APIClient(base_url=url, version="auto", timeout=int(self.timeout_s), tls=self._tls(url))
-
-    def _client(self, host: str) -> APIClient:
+    def _client(self, host: str, timeout_s: float | None = None) -> APIClient:
         """The connection to a host's engine, made at its first use; call in translate_errors."""
-        client = self._clients.get(host)
+        key = (host, timeout_s or self.timeout_s)
+        client = self._clients.get(key)
         if client is None:
             # Connecting speaks to the engine, so it happens outside the lock; of two that
             # were made at once the first one stays.
-            made = self._connect(host)
+            url = self._url(host)
+            made = APIClient(base_url=url, version="auto", timeout=int(key[1]), tls=self._tls(url))
             with self._clients_lock:
-                client = self._clients.setdefault(host, made)
+                client = self._clients.setdefault(key, made)
         return client
 
     def is_local(self, host: str) -> bool:
@@ -128,7 +128,7 @@ class Docker(HypervisorBase):
 
     def ping(self, host: str) -> None:
         with translate_errors(self._url(host)):
-            self._client(host).ping()
+            self._client(host, PING_TIMEOUT_S).ping()
 
     # -- making and removing ----------------------------------------------------------------
 

@@ -89,6 +89,7 @@ MIDDLEBOX = Middlebox(
     apply=("nft", "-f", f"/etc/nfio/{RULESET}"),
     reload=("nft", "-f", f"/etc/nfio/{RULESET}"),
     capabilities=("NET_ADMIN",),
+    sysctls={"net.ipv4.ip_forward": "1"},
     default_config="""\
 # Rules of this firewall, as nft(8) reads them. `echo reload > action` applies them at once.
 table inet filter {

@@ -12,6 +12,8 @@ from typing import Any
 import fuse
 from fuse import FUSE, FuseOSError, Operations
 
+from nfio.errors import Busy
+
 __all__ = ["ENCODING", "FileInfo", "FuseOSError", "Operations", "caller", "cancelled", "serve"]
 
 #: The open file as libfuse passes it; ``fh`` is ours to set.
@@ -69,8 +71,15 @@ def serve(operations: Operations, source: str, mountpoint: str, *, allow_other: 
         source: what the list of mounts shows as the mounted device.
 
     Raises:
-        RuntimeError: libfuse could not mount; it has said why on stderr.
+        Busy (EBUSY): libfuse could not mount; it has said why on stderr, which is the log.
     """
+    try:
+        _serve(operations, source, mountpoint, allow_other)
+    except RuntimeError as error:
+        raise Busy(f"libfuse could not mount at {mountpoint}; the log says why") from error
+
+
+def _serve(operations: Operations, source: str, mountpoint: str, allow_other: bool) -> None:
     FUSE(
         _Served(operations),
         os.fsencode(mountpoint).decode(ENCODING),

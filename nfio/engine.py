@@ -67,6 +67,15 @@ class Engine:
         if error is not None:
             raise type(error)(error.reason)
 
+    def ask_again(self) -> None:
+        """Return at once if the hypervisor answered when it was last asked, else ask it now.
+
+        So an operation fails within the time of a ping while the hypervisor is down, and not
+        after the timeout of its first call; and it goes through as soon as it is back.
+        """
+        if self._error is not None:
+            self._hypervisor.ping(self.host)
+
     def _follow(self) -> None:
         while not self._stopped.is_set():
             try:
@@ -77,7 +86,7 @@ class Engine:
                         self._look_at_all()
                     else:
                         self._on_event(self.host, event)
-            except NfioError as error:
+            except (NfioError, OSError) as error:
                 self._note(error)
                 self._stopped.wait(_RETRY_S)
 
@@ -89,7 +98,7 @@ class Engine:
                     # It hung and goes on: its event stream may have survived that, and an
                     # operation that was given up may have happened after all.
                     self._look_at_all()
-            except HypervisorError as error:
+            except (NfioError, OSError) as error:
                 self._note(error)
 
     def _look_at_all(self) -> None:
@@ -101,8 +110,12 @@ class Engine:
         self._error = None
         self._looked.set()
 
-    def _note(self, error: NfioError) -> None:
-        if self._error is None or type(error) is not type(self._error):
-            log.warning("hypervisor of %s: %s", self.host or "localhost", error.line)
-        self._error = error
+    def _note(self, error: NfioError | OSError) -> None:
+        """Keep what is wrong. An OSError is this host's own: what was seen could not be stored."""
+        known = (
+            error if isinstance(error, NfioError) else HypervisorError(f"{error}: what it does is not known")
+        )
+        if self._error is None or type(known) is not type(self._error):
+            log.warning("hypervisor of %s: %s", self.host or "localhost", known.line)
+        self._error = known
         self._looked.set()

@@ -182,6 +182,7 @@ class Nfio(Operations):  # type: ignore[misc]  # fusepy has no types
     def _keep(self, handle: Handle, fi: FileInfo) -> None:
         fi.fh = number = next(self._numbers)
         fi.direct_io = handle.direct
+        fi.nonseekable = not handle.seekable
         self._handles[number] = handle
 
     def read(self, path: str, length: int, offset: int, fh: FileInfo) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from nfio.errors import AccessDenied
 from nfio.instance_files import InstanceFiles
 from nfio.journal import Journal
+from nfio.tree import LIVE_SIZE
 from nfio.vnf import Vnf
 
 
@@ -17,6 +18,8 @@ class Handle(ABC):
 
     #: whether reads go on to the real end whatever size getattr reports
     direct = True
+    #: whether the size that getattr reports can be believed by a client that seeks to the end
+    seekable = True
 
     @abstractmethod
     def read(self, length: int, offset: int) -> bytes:
@@ -42,6 +45,9 @@ class SnapshotHandle(Handle):
 
     def __init__(self, content: bytes) -> None:
         self._content = content
+        # tail(1) would look for the last lines before byte LIVE_SIZE; it reads on where it
+        # cannot seek.
+        self.seekable = len(content) <= LIVE_SIZE
 
     def read(self, length: int, offset: int) -> bytes:
         return self._content[offset : offset + length]

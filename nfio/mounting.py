@@ -9,18 +9,21 @@ import os
 import re
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import psutil
 
 from nfio.errors import AlreadyExists, Busy, NfioError, NotADirectory, NotFound
+from nfio.modules import DEFAULT
 
 log = logging.getLogger(__name__)
 
+#: at this size the log is renamed to nfio.log.1 and begun anew
+LOG_LIMIT_BYTES = 4 << 20
 READY_TIMEOUT_S = 30.0
 UNMOUNT_TIMEOUT_S = 30.0
 _FSTYPE = "fuse.nfio"
@@ -34,6 +37,16 @@ class MountOptions:
     module_root: str
     allow_other: bool
     log_level: str
+
+    def absolute(self) -> MountOptions:
+        """With paths that lead to the same places wherever the process goes."""
+        default = self.module_root == DEFAULT  # a name, not a path
+        return replace(
+            self,
+            root=os.path.abspath(self.root),
+            mountpoint=os.path.abspath(self.mountpoint),
+            module_root=DEFAULT if default else os.path.abspath(self.module_root),
+        )
 
 
 def root_of(mountpoint: str) -> str | None:
@@ -100,7 +113,7 @@ def mount(options: MountOptions) -> None:
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _run_detached(options, writer)
+        _run_detached(options.absolute(), writer)
     os.close(writer)
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as pipe:
@@ -139,11 +152,12 @@ def _run_detached(options: MountOptions, writer: int) -> None:
         for source, target in ((null, 0), (sink, 1), (sink, 2)):
             os.dup2(source, target)
         os.chdir("/")
-        serve(options, lambda: _say_ready(writer))
+        handler = RotatingFileHandler(log_path, maxBytes=LOG_LIMIT_BYTES, backupCount=1)
+        serve(options, lambda: _say_ready(writer), handler)
         status = 0
     except NfioError as error:
         os.write(writer, f"{error.line}\n".encode())
-    except BaseException as error:
+    except BaseException as error:  # the parent waits for an answer, whatever went wrong
         log.exception("the mount ended")
         try:
             os.write(writer, f"{type(error).__name__}: {error}\n".encode())
@@ -159,11 +173,11 @@ def _say_ready(writer: int) -> None:
     os.close(writer)
 
 
-def serve(options: MountOptions, on_ready: Callable[[], None]) -> None:
+def serve(options: MountOptions, on_ready: Callable[[], None], handler: logging.Handler) -> None:
     """Mount, and serve in this process until it is unmounted."""
     logging.basicConfig(
         level=options.log_level.upper(),
-        stream=sys.stderr,
+        handlers=[handler],
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     from nfio.filesystem import Nfio
@@ -180,7 +194,7 @@ def serve(options: MountOptions, on_ready: Callable[[], None]) -> None:
 
 def serve_foreground(options: MountOptions) -> None:
     _prepare(options.mountpoint)
-    serve(options, lambda: None)
+    serve(options, lambda: None, logging.StreamHandler())
 
 
 def umount(mountpoint: str) -> None:

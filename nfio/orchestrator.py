@@ -1,28 +1,20 @@
-"""Carrying out the lifecycle: what users ask for, and what hypervisors were seen to do."""
+"""Carrying out what users ask for: define, move along the lifecycle, scale, run commands."""
 
 from __future__ import annotations
 
 import logging
 import pwd
-import queue
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hypervisor.hypervisor_base import (
-    CommandResult,
-    GuestEvent,
-    GuestStatus,
-    HypervisorBase,
     Resources,
     VnfSpec,
 )
 from hypervisor.hypervisor_return_codes import SUCCESS, error_of
-from middleboxes import Guest, Middlebox
-from middleboxes.host.links import LinkTable
+from middleboxes import Middlebox
 from nfio import values
-from nfio.engine import Engine
 from nfio.errors import (
     AlreadyExists,
     Busy,
@@ -37,171 +29,17 @@ from nfio.errors import (
     StateTransitionNotAllowedException,
 )
 from nfio.guest_config import GuestConfig
-from nfio.journal import Journal
-from nfio.modules import ModuleRoot
+from nfio.inventory import Inventory
 from nfio.states import ALWAYS_ACT, MOVES, REMOVABLE, Move, State, move_of, way
-from nfio.store import Store
-from nfio.vnf import Vnf, death_of, ticket
+from nfio.vnf import Vnf, ticket
 
 log = logging.getLogger(__name__)
 
 _UNSURE = (HypervisorTimeout, HypervisorUnreachable)
 
 
-class Orchestrator:
-    """All VNFs of a root.
-
-    The hypervisor is the authority on what runs, the store on what is defined. A VNF's state
-    is only ever set from a look at the hypervisor.
-    """
-
-    def __init__(self, store: Store, modules: ModuleRoot, hypervisor: HypervisorBase) -> None:
-        self.store = store
-        self.modules = modules
-        self.hypervisor = hypervisor
-        self.journal = Journal(store.own / "events.jsonl")
-        self.vnfs: dict[tuple[str, str], Vnf] = {}
-        self._by_uuid: dict[str, Vnf] = {}
-        self._links = LinkTable(self._link_gone)
-        self._engines: dict[str, Engine] = {}
-        self._engines_lock = threading.Lock()
-        self._to_look_at: queue.SimpleQueue[Vnf] = queue.SimpleQueue()
-        self._autostarted = False
-
-    # -- beginning --------------------------------------------------------------------------
-
-    def load(self) -> None:
-        """Read everything that is defined. Speaks to no hypervisor."""
-        for kind, name in self.store.instances():
-            try:
-                self._register(Vnf(kind, name, self.store, self.store.read_record(kind, name)))
-            except (OSError, ValueError, TypeError) as error:
-                log.error("%s/%s cannot be read and is left out: %s", kind, name, error)
-
-    def start(self) -> None:
-        """Begin to follow the hypervisors and the links. Call it after the process has forked."""
-        self._links.start()
-        threading.Thread(target=self._look_at_queued, name="looks", daemon=True).start()
-        for host in {"", *(vnf.host for vnf in self.vnfs.values())}:
-            self.engine(host)
-
-    def stop(self) -> None:
-        for engine in self._engines.values():
-            engine.stop()
-
-    def engine(self, host: str) -> Engine:
-        """The hypervisor of a host, followed from now on."""
-        with self._engines_lock:
-            if host not in self._engines:
-                engine = Engine(self.hypervisor, host, self.store.root_id, self._saw_all, self._saw_event)
-                self._engines[host] = engine
-                engine.start()
-            return self._engines[host]
-
-    def _register(self, vnf: Vnf) -> None:
-        self.vnfs[vnf.type, vnf.name] = vnf
-        self._by_uuid[vnf.uuid] = vnf
-
-    # -- seeing -----------------------------------------------------------------------------
-
-    def _saw_all(self, host: str, guests: list[GuestStatus], taken: int) -> None:
-        found = {guest.uuid: guest for guest in guests}
-        for vnf in list(self.vnfs.values()):
-            if vnf.host == host:
-                self._record(vnf, found.pop(vnf.uuid, None), taken, own=False)
-        for guest in found.values():
-            if guest.uuid not in self._by_uuid:
-                self._remove_orphan(host, guest.vnf_id, guest.name)
-        if host == "" and not self._autostarted:
-            self._autostarted = True
-            threading.Thread(target=self._autostart, name="autostart", daemon=True).start()
-
-    def _saw_event(self, host: str, event: GuestEvent) -> None:
-        vnf = self._by_uuid.get(event.uuid)
-        if vnf is None:
-            self._remove_orphan(host, event.vnf_id, event.vnf_id[:12])
-        elif vnf.vnf_id in (None, event.vnf_id):
-            self._look(vnf, event.vnf_id, own=False)
-
-    def _remove_orphan(self, host: str, vnf_id: str, name: str) -> None:
-        """A guest of this root of which nothing is defined: its rmdir was not seen to its end."""
-        try:
-            self.hypervisor.inspect(host, vnf_id)
-            self.hypervisor.destroy(host, vnf_id)
-            log.warning("removed %s: nothing of that name is defined any more", name)
-        except NoSuchVnf:
-            pass
-        except NfioError as error:
-            log.error("could not remove %s, of which nothing is defined: %s", name, error.line)
-
-    def _link_gone(self, link: str) -> None:
-        for vnf in list(self.vnfs.values()):
-            if vnf.guest is not None and link in vnf.guest.links:
-                self._to_look_at.put(vnf)
-
-    def _look_at_queued(self) -> None:
-        while True:
-            vnf = self._to_look_at.get()
-            try:
-                self._look(vnf, vnf.vnf_id, own=False)
-            except NfioError as error:
-                log.warning("%s: %s", vnf.label, error.line)
-
-    def _look(self, vnf: Vnf, vnf_id: str | None, *, own: bool) -> None:
-        """Ask the hypervisor what a VNF does now, and record it."""
-        taken = ticket()
-        status: GuestStatus | None = None
-        if vnf_id is not None:
-            try:
-                status = self.hypervisor.inspect(vnf.host, vnf_id)
-            except NoSuchVnf:
-                status = None
-        self._record(vnf, status, taken, own=own)
-
-    def _record(self, vnf: Vnf, status: GuestStatus | None, taken: int, *, own: bool) -> None:
-        moved = vnf.see(status, taken, lambda seen: self._guest(vnf, seen), own=own)
-        if moved is None:
-            return
-        before, after = moved
-        if own:
-            self._tell(vnf, before, after, vnf.busy)
-            return
-        reason = ""
-        if after is State.ERROR and status is not None:
-            reason = death_of(status)
-            vnf.save(error=reason)
-        else:
-            reached = State.RUNNING if after is State.PAUSED else after
-            vnf.save(intent=reached.name, **({"error": ""} if before is State.ERROR else {}))
-        self._tell(vnf, before, after, "engine", reason)
-
-    def _tell(self, vnf: Vnf, before: State, after: State, cause: str, reason: str = "") -> None:
-        log.info("%s: %s -> %s (%s) %s", vnf.label, before.name, after.name, cause, reason)
-        self.journal.append(
-            **{
-                "type": vnf.type,
-                "instance": vnf.name,
-                "uuid": vnf.uuid,
-                "from": before.name,
-                "to": after.name,
-                "cause": cause,
-                "reason": reason,
-            }
-        )
-
-    def _guest(self, vnf: Vnf, status: GuestStatus) -> Guest:
-        host = vnf.host
-
-        def execute(command: list[str]) -> CommandResult:
-            return self.hypervisor.execute_in_guest(host, status.vnf_id, command)
-
-        links = () if status.pid is None else self._links.of_process(status.pid)
-        return Guest(vnf.label, status.address, status.pid, links, execute)
-
-    def require_known(self, vnf: Vnf) -> None:
-        """Raise what is wrong with its hypervisor, unless nothing of the VNF can be there."""
-        if vnf.intent is not State.DEFINED or vnf.status is not None:
-            self.engine(vnf.host).require(self.hypervisor.timeout_s)
+class Orchestrator(Inventory):
+    """The operations on VNFs: what users ask for, carried out one at a time for each VNF."""
 
     # -- defining ---------------------------------------------------------------------------
 
@@ -219,8 +57,8 @@ class Orchestrator:
             "machine/vm.memory": b"",
         }
         vnf = Vnf(kind, name, self.store, self.store.create_instance(kind, name, mode, owner, files))
-        self._register(vnf)
-        self._tell(vnf, State.UNDEFINED, State.DEFINED, "mkdir")
+        self.register(vnf)
+        self.tell(vnf, State.UNDEFINED, State.DEFINED, "mkdir")
         return vnf
 
     def default_of(self, vnf: Vnf, file: str) -> bytes:
@@ -245,7 +83,7 @@ class Orchestrator:
             vnf.entity.set_state(State.UNDEFINED)
             self.vnfs.pop((vnf.type, vnf.name), None)
             self._by_uuid.pop(vnf.uuid, None)
-            self._tell(vnf, before, State.UNDEFINED, "rmdir")
+            self.tell(vnf, before, State.UNDEFINED, "rmdir")
 
     def rename(self, vnf: Vnf, name: str) -> None:
         """Give a VNF of which the hypervisor has nothing another name."""
@@ -278,10 +116,14 @@ class Orchestrator:
                 if not vnf.removed:
                     vnf.save(error=error.line)
                 raise
+            except OSError as error:
+                with suppress(OSError):  # the disk that is full may be the one it would be kept on
+                    vnf.save(error=f"the root directory: {error.strerror}")
+                raise
             finally:
                 missed = vnf.end()
                 if missed and not vnf.removed:
-                    self._to_look_at.put(vnf)
+                    self.to_look_at.put(vnf)
         finally:
             vnf.operation.release()
 
@@ -310,7 +152,8 @@ class Orchestrator:
     def _refresh(self, vnf: Vnf) -> None:
         """Look before a move, so that it starts from what is true now."""
         if vnf.vnf_id is not None:
-            self._look(vnf, vnf.vnf_id, own=True)
+            self.engine(vnf.host).ask_again()
+            self.look(vnf, vnf.vnf_id, own=True)
         elif vnf.intent is not State.DEFINED:
             self.engine(vnf.host).require(self.hypervisor.timeout_s)
 
@@ -373,7 +216,7 @@ class Orchestrator:
             user=middlebox.user,
             config_dir=self._config(vnf).guest_dir,
         )
-        self.engine(vnf.host)
+        self.engine(vnf.host).ask_again()
         vnf.save(intent=State.CONFIGURED.name)
         vnf_id, code, message = self.hypervisor.deploy(
             vnf.host, owner_name(vnf.path.stat().st_uid), image, f"{vnf.type}-{vnf.name}", spec=spec
@@ -383,7 +226,7 @@ class Orchestrator:
             if not isinstance(error, _UNSURE):
                 vnf.save(intent=State.DEFINED.name)
             raise error
-        self._look(vnf, vnf_id, own=True)
+        self.look(vnf, vnf_id, own=True)
 
     def _activate(self, vnf: Vnf) -> None:
         if vnf.state is State.CONFIGURED:
@@ -416,17 +259,17 @@ class Orchestrator:
         except NfioError as error:
             if not isinstance(error, _UNSURE):
                 vnf.save(intent=State.CONFIGURED.name)
-                self._look(vnf, vnf.vnf_id, own=True)
+                self.look(vnf, vnf.vnf_id, own=True)
             raise
-        self._look(vnf, vnf.vnf_id, own=True)
+        self.look(vnf, vnf.vnf_id, own=True)
 
     def _pause(self, vnf: Vnf) -> None:
         self.hypervisor.pause(vnf.host, _id(vnf))
-        self._look(vnf, vnf.vnf_id, own=True)
+        self.look(vnf, vnf.vnf_id, own=True)
 
     def _resume(self, vnf: Vnf) -> None:
         self.hypervisor.unpause(vnf.host, _id(vnf))
-        self._look(vnf, vnf.vnf_id, own=True)
+        self.look(vnf, vnf.vnf_id, own=True)
 
     def _stop(self, vnf: Vnf) -> None:
         vnf.save(intent=State.CONFIGURED.name)
@@ -436,11 +279,11 @@ class Orchestrator:
             if not isinstance(error, _UNSURE):
                 vnf.save(intent=State.RUNNING.name)
             raise
-        self._look(vnf, vnf.vnf_id, own=True)
+        self.look(vnf, vnf.vnf_id, own=True)
 
     def _destroy(self, vnf: Vnf) -> None:
         self.hypervisor.destroy(vnf.host, _id(vnf))
-        self._record(vnf, None, ticket(), own=True)
+        self.record(vnf, None, ticket(), own=True)
         vnf.save(intent=State.DEFINED.name)
 
     def _reload(self, vnf: Vnf) -> None:
@@ -476,14 +319,14 @@ class Orchestrator:
     def _scale(self, vnf: Vnf, resources: Resources) -> None:
         if vnf.state is State.RUNNING:
             vnf.entity.set_state(State.SCALING)
-            self._tell(vnf, State.RUNNING, State.SCALING, "scale")
+            self.tell(vnf, State.RUNNING, State.SCALING, "scale")
         try:
             self.hypervisor.scale(vnf.host, _id(vnf), resources)
         finally:
             if vnf.state is State.SCALING:
                 vnf.entity.set_state(State.RUNNING)
-                self._tell(vnf, State.SCALING, State.RUNNING, "scale")
-        self._look(vnf, vnf.vnf_id, own=True)
+                self.tell(vnf, State.SCALING, State.RUNNING, "scale")
+        self.look(vnf, vnf.vnf_id, own=True)
 
     def place(self, vnf: Vnf, content: bytes) -> None:
         """A write to machine/ip."""
@@ -515,13 +358,14 @@ class Orchestrator:
             vnf.save(error="")
             return result.output
 
-    def _autostart(self) -> None:
+    def when_known(self) -> None:
+        """Run what `autostart=yes` says shall run."""
         for vnf in list(self.vnfs.values()):
             try:
                 if values.parse_boot_conf(vnf.value("config/boot.conf")).autostart:
                     self.reach(vnf, State.RUNNING)
-            except NfioError as error:
-                log.error("%s could not be started on mount: %s", vnf.label, error.line)
+            except (NfioError, OSError) as error:
+                log.error("%s could not be started on mount: %s", vnf.label, error)
 
 
 def resources_of(vnf: Vnf, changes: dict[str, bytes] | None = None) -> Resources:

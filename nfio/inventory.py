@@ -1,0 +1,179 @@
+"""All VNFs of a root, and what their hypervisors were seen to do with them."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+
+from hypervisor.hypervisor_base import CommandResult, GuestEvent, GuestStatus, HypervisorBase
+from middleboxes import Guest
+from middleboxes.host.links import LinkTable
+from nfio.engine import Engine
+from nfio.errors import NfioError, NoSuchVnf
+from nfio.journal import Journal
+from nfio.modules import ModuleRoot
+from nfio.states import State
+from nfio.store import Store
+from nfio.vnf import Vnf, death_of, ticket
+
+log = logging.getLogger(__name__)
+
+
+class Inventory:
+    """All VNFs of a root, kept true by what hypervisors and links tell.
+
+    The hypervisor is the authority on what runs, the store on what is defined. A VNF's state
+    is only ever set from a look at the hypervisor.
+    """
+
+    def __init__(self, store: Store, modules: ModuleRoot, hypervisor: HypervisorBase) -> None:
+        self.store = store
+        self.modules = modules
+        self.hypervisor = hypervisor
+        self.journal = Journal(store.own / "events.jsonl")
+        self.vnfs: dict[tuple[str, str], Vnf] = {}
+        self._by_uuid: dict[str, Vnf] = {}
+        self._links = LinkTable(self._link_gone)
+        self._engines: dict[str, Engine] = {}
+        self._engines_lock = threading.Lock()
+        self.to_look_at: queue.SimpleQueue[Vnf] = queue.SimpleQueue()
+        self._ready = False
+
+    # -- beginning --------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read everything that is defined. Speaks to no hypervisor."""
+        for kind, name in self.store.instances():
+            try:
+                self.register(Vnf(kind, name, self.store, self.store.read_record(kind, name)))
+            except (OSError, ValueError, TypeError) as error:
+                log.error("%s/%s cannot be read and is left out: %s", kind, name, error)
+
+    def start(self) -> None:
+        """Begin to follow the hypervisors and the links. Call it after the process has forked."""
+        self._links.start()
+        threading.Thread(target=self._look_at_queued, name="looks", daemon=True).start()
+        for host in {"", *(vnf.host for vnf in self.vnfs.values())}:
+            self.engine(host)
+
+    def stop(self) -> None:
+        for engine in self._engines.values():
+            engine.stop()
+
+    def engine(self, host: str) -> Engine:
+        """The hypervisor of a host, followed from now on."""
+        with self._engines_lock:
+            if host not in self._engines:
+                engine = Engine(self.hypervisor, host, self.store.root_id, self._saw_all, self._saw_event)
+                self._engines[host] = engine
+                engine.start()
+            return self._engines[host]
+
+    def register(self, vnf: Vnf) -> None:
+        self.vnfs[vnf.type, vnf.name] = vnf
+        self._by_uuid[vnf.uuid] = vnf
+
+    # -- seeing -----------------------------------------------------------------------------
+
+    def _saw_all(self, host: str, guests: list[GuestStatus], taken: int) -> None:
+        found = {guest.uuid: guest for guest in guests}
+        for vnf in list(self.vnfs.values()):
+            if vnf.host == host:
+                self.record(vnf, found.pop(vnf.uuid, None), taken, own=False)
+        for guest in found.values():
+            if guest.uuid not in self._by_uuid:
+                self._remove_orphan(host, guest.vnf_id, guest.name)
+        if host == "" and not self._ready:
+            self._ready = True
+            threading.Thread(target=self.when_known, name="autostart", daemon=True).start()
+
+    def _saw_event(self, host: str, event: GuestEvent) -> None:
+        vnf = self._by_uuid.get(event.uuid)
+        if vnf is None:
+            self._remove_orphan(host, event.vnf_id, event.vnf_id[:12])
+        elif vnf.vnf_id in (None, event.vnf_id):
+            self.look(vnf, event.vnf_id, own=False)
+
+    def _remove_orphan(self, host: str, vnf_id: str, name: str) -> None:
+        """A guest of this root of which nothing is defined: its rmdir was not seen to its end."""
+        try:
+            self.hypervisor.inspect(host, vnf_id)
+            self.hypervisor.destroy(host, vnf_id)
+            log.warning("removed %s: nothing of that name is defined any more", name)
+        except NoSuchVnf:
+            pass
+        except NfioError as error:
+            log.error("could not remove %s, of which nothing is defined: %s", name, error.line)
+
+    def _link_gone(self, link: str) -> None:
+        for vnf in list(self.vnfs.values()):
+            if vnf.guest is not None and link in vnf.guest.links:
+                self.to_look_at.put(vnf)
+
+    def _look_at_queued(self) -> None:
+        while True:
+            vnf = self.to_look_at.get()
+            try:
+                self.look(vnf, vnf.vnf_id, own=False)
+            except (NfioError, OSError) as error:
+                log.warning("%s: %s", vnf.label, error)
+
+    def look(self, vnf: Vnf, vnf_id: str | None, *, own: bool) -> None:
+        """Ask the hypervisor what a VNF does now, and record it."""
+        taken = ticket()
+        status: GuestStatus | None = None
+        if vnf_id is not None:
+            try:
+                status = self.hypervisor.inspect(vnf.host, vnf_id)
+            except NoSuchVnf:
+                status = None
+        self.record(vnf, status, taken, own=own)
+
+    def record(self, vnf: Vnf, status: GuestStatus | None, taken: int, *, own: bool) -> None:
+        moved = vnf.see(status, taken, lambda seen: self._guest(vnf, seen), own=own)
+        if moved is None:
+            return
+        before, after = moved
+        if own:
+            self.tell(vnf, before, after, vnf.busy)
+            return
+        reason = ""
+        if after is State.ERROR and status is not None:
+            reason = death_of(status)
+            vnf.save(error=reason)
+        else:
+            reached = State.RUNNING if after is State.PAUSED else after
+            vnf.save(intent=reached.name, **({"error": ""} if before is State.ERROR else {}))
+        self.tell(vnf, before, after, "engine", reason)
+
+    def tell(self, vnf: Vnf, before: State, after: State, cause: str, reason: str = "") -> None:
+        log.info("%s: %s -> %s (%s) %s", vnf.label, before.name, after.name, cause, reason)
+        self.journal.append(
+            **{
+                "type": vnf.type,
+                "instance": vnf.name,
+                "uuid": vnf.uuid,
+                "from": before.name,
+                "to": after.name,
+                "cause": cause,
+                "reason": reason,
+            }
+        )
+
+    def _guest(self, vnf: Vnf, status: GuestStatus) -> Guest:
+        host = vnf.host
+
+        def execute(command: list[str]) -> CommandResult:
+            return self.hypervisor.execute_in_guest(host, status.vnf_id, command)
+
+        links = () if status.pid is None else self._links.of_process(status.pid)
+        return Guest(vnf.label, status.address, status.pid, links, execute)
+
+    def require_known(self, vnf: Vnf) -> None:
+        """Raise what is wrong with its hypervisor, unless nothing of the VNF can be there."""
+        if vnf.intent is not State.DEFINED or vnf.status is not None:
+            self.engine(vnf.host).require(self.hypervisor.timeout_s)
+
+    def when_known(self) -> None:
+        """Called in a thread of its own, once it is known what runs on this host."""

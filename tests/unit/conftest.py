@@ -1,0 +1,35 @@
+"""Fixtures of the unit tests: no root, no network, no engine but the one in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from memory_driver import MemoryDriver
+from world import World, forget_hypervisor, register_memory_driver, unregister_memory_driver
+
+
+@pytest.fixture
+def no_hypervisor() -> Iterator[None]:
+    """As in a process that has no hypervisor yet."""
+    forget_hypervisor()
+    yield
+    forget_hypervisor()
+
+
+@pytest.fixture
+def driver() -> Iterator[MemoryDriver]:
+    yield register_memory_driver()
+    unregister_memory_driver()
+
+
+@pytest.fixture
+def world(tmp_path: Path, driver: MemoryDriver) -> Iterator[World]:
+    made = World(tmp_path, driver)
+    yield made
+    made.end()
