@@ -1,30 +1,25 @@
-"""Hypervisor driver for Docker Engine 20.10 and newer, through its API.
-
-The engine of this host is found as the docker command finds it (``DOCKER_HOST``, else the
-socket). The engine of another host is reached by ssh, or by TLS where ``DOCKER_TLS_VERIFY``
-is set; ``NFIO_DOCKER_URL`` overrides that with a URL in which ``{host}`` stands for the host.
-"""
+"""Hypervisor driver for Docker Engine 20.10 and newer, through its API."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import socket
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import psutil
 from docker import APIClient
 from docker.errors import APIError
-from docker.tls import TLSConfig
 
+from hypervisor.docker_connection import connect, url_of
 from hypervisor.docker_errors import translate_errors
 from hypervisor.hypervisor_base import (
     CONFIG_DIR,
@@ -52,9 +47,6 @@ from nfio.errors import (
     NoSuchVnf,
 )
 
-LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
-DEFAULT_URL = "unix:///var/run/docker.sock"
-
 #: Set on every container; the others add what follows the dot.
 LABEL = "io.nfio"
 #: An image with this label announces itself on its console (see READY_LINE).
@@ -66,6 +58,8 @@ STOP_GRACE_S = 10
 PING_TIMEOUT_S = 2.0
 #: the kernel counts CPU time in periods of this many microseconds
 CPU_PERIOD_US = 100_000
+#: a program that does not announce itself and ends within this time was not started
+EARLY_DEATH_S = 0.2
 _HANDSHAKE_POLL_S = 0.01
 _LOG_LINES = 10_000
 
@@ -92,24 +86,6 @@ class Docker(HypervisorBase):
 
     # -- the engine -------------------------------------------------------------------------
 
-    def _url(self, host: str) -> str:
-        if host in LOCAL_HOSTS:
-            return os.environ.get("DOCKER_HOST") or DEFAULT_URL
-        template = os.environ.get("NFIO_DOCKER_URL")
-        if template is None:
-            template = "tcp://{host}:2376" if os.environ.get("DOCKER_TLS_VERIFY") else "ssh://{host}"
-        return template.replace("{host}", f"[{host}]" if ":" in host else host)
-
-    def _tls(self, url: str) -> TLSConfig | bool:
-        if not (url.startswith(("tcp:", "https:")) and os.environ.get("DOCKER_TLS_VERIFY")):
-            return False
-        certificates = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-        return TLSConfig(
-            client_cert=(str(certificates / "cert.pem"), str(certificates / "key.pem")),
-            ca_cert=str(certificates / "ca.pem"),
-            verify=True,
-        )
-
     def _client(self, host: str, timeout_s: float | None = None) -> APIClient:
         """The connection to a host's engine, made at its first use; call in translate_errors."""
         key = (host, timeout_s or self.timeout_s)
@@ -117,17 +93,18 @@ class Docker(HypervisorBase):
         if client is None:
             # Connecting speaks to the engine, so it happens outside the lock; of two that
             # were made at once the first one stays.
-            url = self._url(host)
-            made = APIClient(base_url=url, version="auto", timeout=int(key[1]), tls=self._tls(url))
+            made = connect(url_of(host), key[1])
             with self._clients_lock:
                 client = self._clients.setdefault(key, made)
+            if client is not made:
+                made.close()
         return client
 
     def is_local(self, host: str) -> bool:
-        return self._url(host).startswith("unix:")
+        return url_of(host).startswith("unix:")
 
     def ping(self, host: str) -> None:
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             self._client(host, PING_TIMEOUT_S).ping()
 
     # -- making and removing ----------------------------------------------------------------
@@ -140,12 +117,12 @@ class Docker(HypervisorBase):
             user: name of the user who owns the VNF.
             vnf_name: name of the VNF whose ID is being queried, ``<type>-<instance>``.
         """
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             found: str = self._client(host).inspect_container(f"{user}-{vnf_name}")["Id"]
             return found
 
     def create(self, host: str, user: str, image_name: str, vnf_name: str, spec: VnfSpec) -> str:
-        with translate_errors(self._url(host)), ExitStack() as undo:
+        with translate_errors(url_of(host)), ExitStack() as undo:
             client = self._client(host)
             if spec.uuid:
                 for old in self._containers(client, f"{LABEL}.uuid={spec.uuid}"):
@@ -156,9 +133,15 @@ class Docker(HypervisorBase):
                 made = client.create_container(name=name, **arguments)
             except APIError as refusal:
                 taken = refusal.status_code == HTTPStatus.CONFLICT and spec.uuid
-                if not (taken and self._held_by_nfio(client, name)):
+                holder = self._holder(client, name) if taken else None
+                if holder is None:
                     raise
-                made = client.create_container(name=f"{name}-{spec.uuid[:8]}", **arguments)
+                if holder["Labels"].get(f"{LABEL}.uuid") == spec.uuid:
+                    # An order that was given up, or of an nfio that was killed, came in between.
+                    self.destroy(host, holder["Id"])
+                else:
+                    name = f"{name}-{spec.uuid[:8]}"
+                made = client.create_container(name=name, **arguments)
             vnf_id: str = made["Id"]
             undo.callback(self.destroy, host, vnf_id)
             if spec.config_dir is not None and not self.is_local(host):
@@ -192,12 +175,10 @@ class Docker(HypervisorBase):
         }
 
     @staticmethod
-    def _held_by_nfio(client: APIClient, name: str) -> bool:
-        """Whether a name is taken, and by a container of nfio's."""
-        return any(
-            f"/{name}" in (found.get("Names") or ())
-            for found in client.containers(all=True, filters={"label": [LABEL], "name": [name]})
-        )
+    def _holder(client: APIClient, name: str) -> dict[str, Any] | None:
+        """The container of nfio's that has a name; None if a stranger's has it."""
+        found: list[dict[str, Any]] = client.containers(all=True, filters={"label": [LABEL], "name": [name]})
+        return next((holder for holder in found if f"/{name}" in (holder.get("Names") or ())), None)
 
     @staticmethod
     def _containers(client: APIClient, *labels: str) -> list[dict[str, Any]]:
@@ -206,10 +187,12 @@ class Docker(HypervisorBase):
 
     def destroy(self, host: str, vnf_id: str) -> ReturnCode:
         try:
-            with translate_errors(self._url(host)):
+            with translate_errors(url_of(host)):
                 self._client(host).remove_container(vnf_id, force=True, v=True)
         except NoSuchVnf:
             pass
+        except (HypervisorUnreachable, HypervisorTimeout):
+            raise
         except HypervisorError:
             # Two removals at once: the engine refuses the second while the first goes on.
             self._await_removal(host, vnf_id)
@@ -222,7 +205,7 @@ class Docker(HypervisorBase):
         while time.monotonic() < deadline:
             try:
                 if self.inspect(host, vnf_id).word != "removing":
-                    with translate_errors(self._url(host)):
+                    with translate_errors(url_of(host)):
                         self._client(host).remove_container(vnf_id, force=True, v=True)
                         return
                 time.sleep(0.05)
@@ -243,14 +226,14 @@ class Docker(HypervisorBase):
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(config_dir, arcname=CONFIG_DIR.lstrip("/"))
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             self._client(host).put_archive(vnf_id, "/", archive.getvalue())
 
     # -- running ----------------------------------------------------------------------------
 
     def start(self, host: str, vnf_id: str) -> ReturnCode:
         """Starts a docker container."""
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             client = self._client(host)
             before = client.inspect_container(vnf_id)
             if before["State"]["Status"] == "running":
@@ -281,12 +264,15 @@ class Docker(HypervisorBase):
 
     @staticmethod
     def _refuse_early_death(client: APIClient, vnf_id: str) -> None:
-        state = client.inspect_container(vnf_id)["State"]
-        if not state["Running"]:
-            lines = client.logs(vnf_id, tail=5).decode(errors="replace")
-            raise HypervisorError(
-                f"its program ended at once with exit code {state['ExitCode']}: {_last_line(lines)}"
-            )
+        deadline = time.monotonic() + EARLY_DEATH_S
+        while time.monotonic() < deadline:
+            state = client.inspect_container(vnf_id)["State"]
+            if not state["Running"]:
+                lines = client.logs(vnf_id, tail=5).decode(errors="replace")
+                raise HypervisorError(
+                    f"its program ended at once with exit code {state['ExitCode']}: {_last_line(lines)}"
+                )
+            time.sleep(_HANDSHAKE_POLL_S)
 
     def restart(self, host: str, vnf_id: str) -> ReturnCode:
         """Restarts a docker container."""
@@ -295,7 +281,7 @@ class Docker(HypervisorBase):
 
     def stop(self, host: str, vnf_id: str) -> ReturnCode:
         """Stops a docker container."""
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             client = self._client(host)
             if client.inspect_container(vnf_id)["State"]["Paused"]:
                 client.unpause(vnf_id)  # the engine cannot stop what is frozen
@@ -304,18 +290,18 @@ class Docker(HypervisorBase):
 
     def pause(self, host: str, vnf_id: str) -> ReturnCode:
         """Pauses a docker container."""
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             self._client(host).pause(vnf_id)
         return SUCCESS
 
     def unpause(self, host: str, vnf_id: str) -> ReturnCode:
         """Unpauses a docker container."""
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             self._client(host).unpause(vnf_id)
         return SUCCESS
 
     def scale(self, host: str, vnf_id: str, resources: Resources) -> ReturnCode:
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             client = self._client(host)
             limits = _limits(resources)
             # 0 means "leave it" to the engine, so no limit is said as all that the host has.
@@ -328,7 +314,7 @@ class Docker(HypervisorBase):
 
     def execute_in_guest(self, host: str, vnf_id: str, cmd: list[str]) -> CommandResult:
         """Executes a command inside a docker container."""
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             client = self._client(host)
             job = client.exec_create(vnf_id, cmd)["Id"]
             stream = client.exec_start(job, socket=True)
@@ -342,12 +328,20 @@ class Docker(HypervisorBase):
                     else f"the command did not end within {self.timeout_s:g} s; it may still run on {host}"
                 ) from None
             finally:
+                # The reader's end alone would leave the socket to the garbage collector.
+                getattr(stream, "_sock", stream).close()
                 stream.close()
             return CommandResult(int(client.exec_inspect(job)["ExitCode"] or 0), output)
 
     def _end(self, host: str, job: dict[str, Any]) -> None:
-        if self.is_local(host) and job.get("Running") and job.get("Pid"):
-            os.kill(int(job["Pid"]), 9)
+        """End a command and what it began: a shell's own end would leave its child behind."""
+        if not (self.is_local(host) and job.get("Running") and job.get("Pid")):
+            return
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(int(job["Pid"]))
+            for process in (first, *first.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     # -- looking ----------------------------------------------------------------------------
 
@@ -356,7 +350,7 @@ class Docker(HypervisorBase):
         return self.inspect(host, vnf_id).word
 
     def inspect(self, host: str, vnf_id: str) -> GuestStatus:
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             found = self._client(host).inspect_container(vnf_id)
         state = found["State"]
         phase = _PHASES.get(state["Status"], Phase.BROKEN)
@@ -377,7 +371,7 @@ class Docker(HypervisorBase):
         )
 
     def list_guests(self, host: str, root: str) -> list[GuestStatus]:
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             found = self._containers(self._client(host), f"{LABEL}.root={root}")
         guests = []
         for container in found:
@@ -388,7 +382,7 @@ class Docker(HypervisorBase):
         return guests
 
     def events(self, host: str, root: str) -> Iterator[GuestEvent | None]:
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             stream = self._client(host).events(
                 decode=True, filters={"type": "container", "label": f"{LABEL}.root={root}"}
             )
@@ -403,12 +397,12 @@ class Docker(HypervisorBase):
         raise HypervisorUnreachable("the Docker engine closed its event stream")
 
     def console_log(self, host: str, vnf_id: str, limit_bytes: int) -> bytes:
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             output: bytes = self._client(host).logs(vnf_id, tail=_LOG_LINES)
         return output[-limit_bytes:]
 
     def counters(self, host: str, vnf_id: str) -> tuple[LinkCounters, Usage]:
-        with translate_errors(self._url(host)):
+        with translate_errors(url_of(host)):
             stats = self._client(host).stats(vnf_id, stream=False, one_shot=True)
         links = (stats.get("networks") or {}).values()
 
@@ -435,7 +429,7 @@ class Docker(HypervisorBase):
         changes = [f"CMD {json.dumps(command)}"]
         changes += [f"LABEL {_quoted(key)}={_quoted(value)}" for key, value in labels.items()]
         repository, _, tag = name.partition(":")
-        with translate_errors(self._url("")):
+        with translate_errors(url_of("")):
             answer = self._client("").import_image_from_file(
                 str(tarball), repository=repository, tag=tag or "latest", changes=changes
             )
@@ -445,7 +439,7 @@ class Docker(HypervisorBase):
                 raise HypervisorError(error)
 
     def list_images(self) -> list[ImageInfo]:
-        with translate_errors(self._url("")):
+        with translate_errors(url_of("")):
             found = self._client("").images()
         return [
             ImageInfo(
@@ -460,9 +454,9 @@ class Docker(HypervisorBase):
         ]
 
     def check(self) -> list[Finding]:
-        what = f"Docker engine at {self._url('')}"
+        what = f"Docker engine at {url_of('')}"
         try:
-            with translate_errors(self._url("")):
+            with translate_errors(url_of("")):
                 version = self._client("").version()
         except NfioError as error:
             return [Finding(what, False, error.line, "scripts/setup, or: systemctl start docker")]
@@ -509,13 +503,15 @@ def _read_frames(stream: Any, deadline: float) -> bytes:
     Raises TimeoutError at the deadline (monotonic seconds).
     """
     raw: socket.socket = getattr(stream, "_sock", stream)
+    # What came with the last bytes of the answer's header is in the reader's buffer already.
+    reader = stream._response.raw._fp.fp
     data = bytearray()
     while True:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
         raw.settimeout(remaining)
-        chunk = raw.recv(65536)
+        chunk = reader.read1(65536)
         if not chunk:
             break
         data += chunk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 
 import docker.errors
 import requests.exceptions
@@ -17,6 +18,8 @@ from nfio.errors import (
     NoSuchVnf,
 )
 
+#: its host did not even let itself be connected to: that is not an answer that is late
+_NOT_CONNECTED = (requests.exceptions.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError)
 _TIMEOUTS = (
     requests.exceptions.Timeout,
     urllib3.exceptions.TimeoutError,
@@ -26,8 +29,10 @@ _UNREACHABLE = (
     requests.exceptions.ConnectionError,
     requests.exceptions.ChunkedEncodingError,
     urllib3.exceptions.HTTPError,
+    urllib3.exceptions.ProxySchemeUnsupported,
     docker.errors.TLSParameterError,
-    ConnectionError,
+    docker.errors.StreamParseError,  # an event stream that broke off in the middle of a line
+    HTTPException,
     OSError,
     EOFError,
 )
@@ -46,7 +51,8 @@ def translate(error: Exception, engine: str) -> NfioError:
     # The SDK wraps what it meets while it connects, and requests wraps a read that timed out
     # inside a stream: the cause decides.
     chain = list(_chain(error))
-    if any(isinstance(link, _TIMEOUTS) for link in chain):
+    connected = not any(isinstance(link, _NOT_CONNECTED) for link in chain)
+    if connected and any(isinstance(link, _TIMEOUTS) for link in chain):
         return HypervisorTimeout(f"the Docker engine at {engine} does not answer; is it hung or overloaded?")
     if any(isinstance(link, _UNREACHABLE) for link in chain):
         return HypervisorUnreachable(
@@ -88,10 +94,5 @@ def translate_errors(engine: str) -> Iterator[None]:
         yield
     except NfioError:
         raise
-    except (docker.errors.DockerException, OSError, EOFError, urllib3.exceptions.HTTPError) as error:
+    except (docker.errors.DockerException, *_UNREACHABLE) as error:
         raise translate(error, engine) from error
-    except Exception as error:
-        # paramiko's, for ssh: it is imported only where ssh is used.
-        if type(error).__module__.partition(".")[0] != "paramiko":
-            raise
-        raise HypervisorUnreachable(f"ssh to {engine}: {error}") from error

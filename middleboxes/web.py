@@ -14,6 +14,22 @@ STATUS_FILE = "nfio-status.conf"
 _STATUS = re.compile(r"Active connections: (\d+)\s+server accepts handled requests\s+(\d+) \d+ (\d+)")
 
 
+# `nginx -s reload` only sends a signal: the reload is done when no old worker accepts any more.
+# A master that could not apply the configuration (a port that is taken) keeps its old workers.
+RELOAD = """\
+old=$(grep -ls 'nginx: [w]orker process' /proc/[0-9]*/cmdline)
+nginx -s reload -c /etc/nfio/nf_conf || exit 1
+tries=0
+for worker in $old; do
+    while grep -qs worker "$worker" && ! grep -qs 'shutting down' "$worker"; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || { echo 'nginx kept its old configuration: its log says why'; exit 1; }
+        sleep 0.01
+    done
+done
+"""
+
+
 def render(_drops: int) -> Mapping[str, str]:
     """The server that answers nfio's questions, on the VNF's loopback only."""
     return {
@@ -67,7 +83,7 @@ MIDDLEBOX = Middlebox(
     apply=("rm", "-f", "/run/nginx.pid"),
     run=("nginx", "-c", "/etc/nfio/nf_conf", "-g", "daemon off;"),
     ready="test -s /run/nginx.pid",
-    reload=("nginx", "-s", "reload", "-c", "/etc/nfio/nf_conf"),
+    reload=("sh", "-c", RELOAD),
     # It runs as Debian's www-data and never has a privilege: ports from 80 on are free to it.
     user=33,
     sysctls={"net.ipv4.ip_unprivileged_port_start": "0"},

@@ -41,6 +41,9 @@ _UNSERVED = frozenset(
     }
 )
 
+#: whether libfuse has been asked to mount in this process
+_mounted = False
+
 _libfuse = fuse._libfuse
 _libfuse.fuse_interrupted.restype = ctypes.c_int
 _libfuse.fuse_exited.argtypes = [ctypes.c_void_p]
@@ -73,6 +76,8 @@ def serve(operations: Operations, source: str, mountpoint: str, *, allow_other: 
     Raises:
         Busy (EBUSY): libfuse could not mount; it has said why on stderr, which is the log.
     """
+    global _mounted
+    _mounted = True
     try:
         _serve(operations, source, mountpoint, allow_other)
     except RuntimeError as error:
@@ -97,12 +102,20 @@ def _serve(operations: Operations, source: str, mountpoint: str, allow_other: bo
 
 
 def caller() -> tuple[int, int, int]:
-    """uid, gid and pid of the process whose system call is being served."""
+    """uid, gid and pid of the process whose system call is being served.
+
+    Without a mount it is this process: libfuse has no context then, and would hand out memory
+    that is not its own.
+    """
+    if not _mounted:
+        return os.getuid(), os.getgid(), os.getpid()
     uid, gid, pid = fuse.fuse_get_context()
     return uid, gid, pid
 
 
 def cancelled() -> bool:
     """Whether the system call being served was interrupted, or the mount is ending."""
+    if not _mounted:
+        return False
     context = _libfuse.fuse_get_context().contents
     return bool(_libfuse.fuse_interrupted() or _libfuse.fuse_exited(context.fuse))

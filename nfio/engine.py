@@ -14,8 +14,9 @@ log = logging.getLogger(__name__)
 
 #: how often the engine is asked whether it is there, in seconds
 HEARTBEAT_S = 1.0
-#: how long to wait before an engine that went away is tried again
+#: how long to wait before an engine that went away is tried again; longer with each failure
 _RETRY_S = 0.25
+_RETRY_MAX_S = 2.0
 
 
 class Engine:
@@ -73,10 +74,11 @@ class Engine:
         So an operation fails within the time of a ping while the hypervisor is down, and not
         after the timeout of its first call; and it goes through as soon as it is back.
         """
-        if self._error is not None:
+        if self._error is not None or not self._looked.is_set():
             self._hypervisor.ping(self.host)
 
     def _follow(self) -> None:
+        retry_s = _RETRY_S
         while not self._stopped.is_set():
             try:
                 for event in self._hypervisor.events(self.host, self._root_id):
@@ -84,11 +86,13 @@ class Engine:
                         return
                     if event is None:
                         self._look_at_all()
+                        retry_s = _RETRY_S
                     else:
                         self._on_event(self.host, event)
             except (NfioError, OSError) as error:
                 self._note(error)
-                self._stopped.wait(_RETRY_S)
+                self._stopped.wait(retry_s)
+                retry_s = min(2 * retry_s, _RETRY_MAX_S)
 
     def _ask(self) -> None:
         while not self._stopped.wait(HEARTBEAT_S):

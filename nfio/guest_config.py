@@ -28,11 +28,13 @@ class GuestConfig:
 
     def replace(self, rendered: dict[str, bytes]) -> None:
         """Show the guest the present files, and those that nfio adds."""
-        files = {
-            entry.name: Store.read(self.config_dir / entry.name)
-            for entry in os.scandir(self.config_dir)
-            if entry.is_file(follow_symlinks=False) and not is_temporary(entry.name)
-        }
+        files = {}
+        for entry in os.scandir(self.config_dir):
+            # A link leads to a file beside it (see Namespace.symlink): the guest gets that content.
+            name = os.readlink(entry) if entry.is_symlink() else entry.name
+            place = self.config_dir / os.path.basename(name)
+            if not is_temporary(entry.name) and place.is_file() and not place.is_symlink():
+                files[entry.name] = Store.read(place)
         self.write({**files, **rendered})
 
     def write(self, files: dict[str, bytes]) -> None:

@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from nfio import values
 from nfio.errors import AccessDenied
 from nfio.instance_files import InstanceFiles
 from nfio.journal import Journal
@@ -77,10 +78,11 @@ class OrderHandle(Handle):
 
     def write(self, data: bytes, offset: int) -> None:
         self._origin = None
-        try:
-            self._files.order(self._vnf, self._file, data)
-        finally:
-            self._answer = self._vnf.transcript if self._file == "command" else None
+        self._answer = b"" if self._file == "command" else None
+        self._files.order(self._vnf, self._file, data, self._keep)
+
+    def _keep(self, answer: bytes) -> None:
+        self._answer = answer
 
     def truncate(self, length: int) -> None:
         """`>` truncates before it writes: no order."""
@@ -90,36 +92,44 @@ class ValueHandle(Handle):
     """A stored file whose content is checked: a write that is refused changes nothing.
 
     Truncating it shows it empty at once, but what it held is only replaced by a write that is
-    accepted, or by closing it without one.
+    accepted, or by closing it without one. A write to its beginning replaces it whole, as in
+    sysfs: a client that writes first and cuts off the rest later (rsync --inplace) would else
+    be refused for what is left of the old content.
+
+    Args:
+        append: what `>>` opens: lines are added to lines, one value takes another's place.
+        settled: called with whether a change was accepted.
     """
 
-    def __init__(self, files: InstanceFiles, vnf: Vnf, file: str, *, append: bool) -> None:
+    def __init__(
+        self, files: InstanceFiles, vnf: Vnf, file: str, *, append: bool, settled: Callable[[bool], None]
+    ) -> None:
         self._files = files
         self._vnf = vnf
         self._file = file
-        self._replace = append
-        self._content = vnf.value(file)
+        self._append = append
+        self._settled = settled
+        self._content = b"" if append and file not in values.LINES else vnf.value(file)
         self._truncated = False
 
     def read(self, length: int, offset: int) -> bytes:
         return self._content[offset : offset + length]
 
     def write(self, data: bytes, offset: int) -> None:
-        if self._replace:
-            # One value per file: what `>>` adds takes the old value's place.
-            self._replace = False
-            before, offset = b"", 0
-        else:
-            before = self._content
+        if self._append:
+            offset = len(self._content)
+        before = self._content if offset else b""
         content = before[:offset].ljust(offset, b"\0") + data + before[offset + len(data) :]
         try:
             self._files.set_value(self._vnf, self._file, content)
         except BaseException:
             self._vnf.emptied.discard(self._file)
             self._truncated = False
+            self._settled(False)
             raise
         self._content = content
         self._truncated = False
+        self._settled(True)
 
     def truncate(self, length: int) -> None:
         if length == 0:
@@ -134,6 +144,7 @@ class ValueHandle(Handle):
     def close(self) -> None:
         if self._truncated:
             self._files.empty_value(self._vnf, self._file)
+            self._settled(True)
 
 
 class StoredHandle(Handle):

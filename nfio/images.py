@@ -128,7 +128,7 @@ def build(types: list[str], module_root: str, *, force: bool = False) -> None:
 def _build_one(middlebox: Middlebox, hypervisor: HypervisorBase, console: Console) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with (
-        Progress(*columns, console=console, transient=True) as progress,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
         tempfile.TemporaryDirectory(prefix="nfio-image-") as directory,
     ):
         task = progress.add_task(f"{middlebox.image}: starting")

@@ -127,15 +127,15 @@ class InstanceFiles:
             vnf.save(error=error.line)
             raise
 
-    def order(self, vnf: Vnf, file: str, data: bytes) -> None:
-        """A write to ``action``, ``state`` or ``command``."""
+    def order(self, vnf: Vnf, file: str, data: bytes, keep: Callable[[bytes], None]) -> None:
+        """A write to ``action``, ``state`` or ``command``, whose output ``keep`` is called with."""
         with self._keeping_error(vnf):
             if file == "action":
                 self._orchestrator.act(vnf, one_line(data, file))
             elif file == "state":
                 self._orchestrator.reach(vnf, wanted_state(one_line(data, file)))
             else:
-                self._orchestrator.execute(vnf, one_line(data, file, ORDER_LIMIT_BYTES))
+                self._orchestrator.execute(vnf, one_line(data, file, ORDER_LIMIT_BYTES), keep)
 
     def set_value(self, vnf: Vnf, file: str, content: bytes) -> None:
         """A write that makes ``content`` the whole content of a checked file."""

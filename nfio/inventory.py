@@ -9,6 +9,7 @@ import threading
 from hypervisor.hypervisor_base import CommandResult, GuestEvent, GuestStatus, HypervisorBase
 from middleboxes import Guest
 from middleboxes.host.links import LinkTable
+from middleboxes.host.processes import ProcessWatch
 from nfio.engine import Engine
 from nfio.errors import NfioError, NoSuchVnf
 from nfio.journal import Journal
@@ -35,9 +36,10 @@ class Inventory:
         self.vnfs: dict[tuple[str, str], Vnf] = {}
         self._by_uuid: dict[str, Vnf] = {}
         self._links = LinkTable(self._link_gone)
+        self._processes = ProcessWatch(self._process_ended)
         self._engines: dict[str, Engine] = {}
         self._engines_lock = threading.Lock()
-        self.to_look_at: queue.SimpleQueue[Vnf] = queue.SimpleQueue()
+        self.to_look_at: queue.SimpleQueue[Vnf | None] = queue.SimpleQueue()
         self._ready = False
 
     # -- beginning --------------------------------------------------------------------------
@@ -52,7 +54,6 @@ class Inventory:
 
     def start(self) -> None:
         """Begin to follow the hypervisors and the links. Call it after the process has forked."""
-        self._links.start()
         threading.Thread(target=self._look_at_queued, name="looks", daemon=True).start()
         for host in {"", *(vnf.host for vnf in self.vnfs.values())}:
             self.engine(host)
@@ -60,6 +61,7 @@ class Inventory:
     def stop(self) -> None:
         for engine in self._engines.values():
             engine.stop()
+        self.to_look_at.put(None)
 
     def engine(self, host: str) -> Engine:
         """The hypervisor of a host, followed from now on."""
@@ -67,6 +69,8 @@ class Inventory:
             if host not in self._engines:
                 engine = Engine(self.hypervisor, host, self.store.root_id, self._saw_all, self._saw_event)
                 self._engines[host] = engine
+                if self.hypervisor.is_local(host):
+                    self._links.start()
                 engine.start()
             return self._engines[host]
 
@@ -111,13 +115,25 @@ class Inventory:
             if vnf.guest is not None and link in vnf.guest.links:
                 self.to_look_at.put(vnf)
 
+    def _process_ended(self, pid: int) -> None:
+        for vnf in list(self.vnfs.values()):
+            vnf.process_ended(pid)
+
     def _look_at_queued(self) -> None:
-        while True:
-            vnf = self.to_look_at.get()
+        while (vnf := self.to_look_at.get()) is not None:
             try:
-                self.look(vnf, vnf.vnf_id, own=False)
+                self.look_again(vnf, own=False)
             except (NfioError, OSError) as error:
                 log.warning("%s: %s", vnf.label, error)
+
+    def look_again(self, vnf: Vnf, *, own: bool) -> None:
+        """Look at a VNF whatever is known of it: a deploy that was given up may have been done."""
+        if vnf.vnf_id is not None or vnf.intent is State.DEFINED:
+            self.look(vnf, vnf.vnf_id, own=own)
+            return
+        taken = ticket()
+        guests = self.hypervisor.list_guests(vnf.host, self.store.root_id)
+        self.record(vnf, next((g for g in guests if g.uuid == vnf.uuid), None), taken, own=own)
 
     def look(self, vnf: Vnf, vnf_id: str | None, *, own: bool) -> None:
         """Ask the hypervisor what a VNF does now, and record it."""
@@ -161,7 +177,9 @@ class Inventory:
             }
         )
 
-    def _guest(self, vnf: Vnf, status: GuestStatus) -> Guest:
+    def _guest(self, vnf: Vnf, status: GuestStatus) -> Guest | None:
+        if status.pid is not None and not self._processes.watch(status.pid):
+            return None
         host = vnf.host
 
         def execute(command: list[str]) -> CommandResult:

@@ -74,9 +74,9 @@ class ModuleRoot:
                 log.error("module root %s: %s", self.directory, error.strerror)
             self.broken[""] = f"module root {self.directory}: {error.strerror}"
             return
+        self.broken.pop("", None)
         if files == self._stamps:
             return
-        self.broken.pop("", None)
         types = {name: known for name, known in self._types.items() if name in files}
         for name in [name for name in self.broken if name not in files]:
             del self.broken[name]

@@ -70,9 +70,12 @@ def _unescaped(text: str) -> str:
 
 
 def _answers(mountpoint: str) -> bool:
-    """False for a mount whose process is gone: the kernel then answers ENOTCONN."""
+    """False for a mount whose process is gone: the kernel then answers ENOTCONN.
+
+    statvfs, because the kernel goes on answering stat from its cache for a second.
+    """
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)
     except OSError as error:
         return error.errno != errno.ENOTCONN
     return True

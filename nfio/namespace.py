@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 
 from middleboxes import LiveFile
 from nfio import __version__, metrics
@@ -150,6 +151,7 @@ class Namespace:
         if self._undelete.is_absent(path, self._caller):
             raise NotFound(path)
         kind, mode = self._defaults(node)
+        times = 0
         try:
             found = os.lstat(self._stored(path))
             mode = stat.S_IMODE(found.st_mode)
@@ -159,6 +161,8 @@ class Namespace:
             if node.place is Place.PLAIN:
                 raise
             found = os.lstat(self._root if node.vnf is None else node.vnf.path)
+            if node.vnf is not None:
+                times = node.vnf.changed_ns
         size = found.st_size
         if node.spec is not None:
             if node.spec.live:
@@ -167,6 +171,9 @@ class Namespace:
                 size = 0
         elif node.place is Place.TOP_FILE:
             size = LIVE_SIZE
+            times = time.time_ns()  # as in procfs: node_exporter reports how old what it reads is
+        elif node.place is Place.TOP_LINK:
+            size = len(_TOP_LINKS[path])
         return {
             "st_mode": kind | mode,
             "st_nlink": 2 if kind == stat.S_IFDIR else 1,
@@ -174,9 +181,9 @@ class Namespace:
             "st_gid": found.st_gid,
             "st_size": size,
             "st_blocks": -(-size // 512),
-            "st_atime": found.st_atime_ns,
-            "st_mtime": found.st_mtime_ns,
-            "st_ctime": found.st_ctime_ns,
+            "st_atime": times or found.st_atime_ns,
+            "st_mtime": times or found.st_mtime_ns,
+            "st_ctime": times or found.st_ctime_ns,
         }
 
     @staticmethod
@@ -266,14 +273,17 @@ class Namespace:
             if node.live is not None:
                 return SnapshotHandle(self._files.read_live(vnf, node.live))
             return SnapshotHandle(self._files.read(vnf, node.file))
+        anew = writing and self._undelete.made(f"/nf-types/{vnf.label}/{node.file}", self._caller)
         if spec.kind is Kind.CONTROL:
             if not writing:
                 return SnapshotHandle(self._files.read(vnf, node.file))
             return OrderHandle(self._files, vnf, node.file)
-        if writing:
-            self._undelete.renewed(vnf, f"/nf-types/{vnf.label}/{node.file}", node.file)
+        settle = partial(self._undelete.settle, vnf, node.file)
+        if writing and not (spec.kind is Kind.VALUE and anew):
+            settle(True)
         if spec.kind is Kind.VALUE:
-            handle = ValueHandle(self._files, vnf, node.file, append=bool(flags & os.O_APPEND))
+            append = bool(flags & os.O_APPEND)
+            handle = ValueHandle(self._files, vnf, node.file, append=append, settled=settle)
             if flags & os.O_TRUNC:
                 handle.truncate(0)
             return handle
@@ -286,9 +296,9 @@ class Namespace:
             node = self.resolve(path)
         except NotFound:
             raise AccessDenied(f"{path}: no files are made here; config/ is the place for them") from None
-        self._undelete.renewed(node.vnf, path, node.file)
-        if node.place is not Place.PLAIN:
+        if node.place is not Place.PLAIN or node.vnf is None:
             return self.open(path, flags | os.O_TRUNC)
+        self._undelete.settle(node.vnf, node.file, True)
         handle = StoredHandle(self._stored(path), flags | os.O_CREAT, mode & 0o777)
         uid, gid, _ = self._caller()
         os.fchown(handle.fd, uid, gid)
@@ -372,7 +382,8 @@ class Namespace:
             if target.spec is not None and not stat.S_ISREG(os.lstat(self._stored(old)).st_mode):
                 raise InvalidValue(f"{target.file} is a file, not a link")
             os.rename(self._stored(old), self._stored(new))
-            self._undelete.renewed(target.vnf, new, target.file)
+            self._undelete.made(new, self._caller)
+            self._undelete.settle(target.vnf, target.file, True)
             return
         self._move_content(old, new, plain)
 
@@ -401,7 +412,10 @@ class Namespace:
         self._orchestrator.rename(vnf, check_name(location.instance))
 
     def symlink(self, path: str, target: str) -> None:
-        node = self.resolve(path) if locate(path) else None
+        try:
+            node = self.resolve(path)
+        except NotFound:
+            node = None
         if node is None or node.place is not Place.PLAIN or not node.file.startswith("config/"):
             raise NotPermitted(f"{path}: links are made in config/ only")
         if "/" in target or target in ("", ".", ".."):

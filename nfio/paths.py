@@ -18,7 +18,7 @@ _TEMPORARY = re.compile(
     r"\.ansible_tmp.+"  # Ansible's atomic move
     r"|sed[A-Za-z0-9]{6}"  # sed -i
     r"|4913|5036"  # vim tests whether it may write here
-    r"|\..+\.sw[a-px]"  # vim's swap file
+    r"|\..+\.sw[a-px]x?"  # vim's swap file, and its test whether names may be that long
     r"|.+~"  # backup copies
     r"|\..+\.[A-Za-z0-9]{6,8}"  # rsync, mktemp
     r"|#.+#|\.#.+"  # Emacs
@@ -46,12 +46,13 @@ def is_temporary(name: str) -> bool:
 
 def check_file_name(name: str) -> str:
     """Raises InvalidValue (EINVAL) if no file may have that name."""
-    if len(name.encode(errors="surrogateescape")) > _COMPONENT_MAX:
+    # os.fsdecode makes surrogates of bytes that are not UTF-8.
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
+        raise InvalidValue(f"the name {name[:40]!r} is not UTF-8")
+    if len(name.encode()) > _COMPONENT_MAX:
         raise InvalidValue(f"the name {name[:40]!r}… is longer than {_COMPONENT_MAX} bytes")
     if any(ord(character) < 0x20 or ord(character) == 0x7F for character in name):
         raise InvalidValue(f"the name {name!r} has control characters")
-    if any(0xDC80 <= ord(character) <= 0xDCFF for character in name):
-        raise InvalidValue(f"the name {name!r} is not UTF-8")
     return name
 
 

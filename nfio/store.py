@@ -10,7 +10,7 @@
         ├── root-id                     names this root to hypervisors
         ├── events.jsonl                the journal
         ├── guests/<uuid>/              what the guest sees in its configuration directory
-        ├── new/                        instances being made; renamed into place when whole
+        ├── new/                        instances and files being made; renamed into place when whole
         └── trash/                      instances and files being removed
 
 A live file has a place here only once its mode or owner was changed. Everything that must
@@ -85,10 +85,10 @@ class Store:
         os.ftruncate(fd, 0)
         os.write(fd, f"{mountpoint} by process {os.getpid()}\n".encode())
         self._lock_fd = fd
-        self.root_id = self._read_root_id()
         for name in ("new", "trash"):
             shutil.rmtree(self.own / name, ignore_errors=True)
             (self.own / name).mkdir()
+        self.root_id = self._read_root_id()
         self._clear_temporaries()
 
     def release(self) -> None:
@@ -191,10 +191,9 @@ class Store:
         with os.fdopen(fd, "rb") as file:
             return file.read()
 
-    @staticmethod
-    def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
         """Replace the content of a stored file at once; its mode and owner stay as they were."""
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        draft = self.own / "new" / uuid.uuid4().hex  # where nobody sees it who lists the directory
         try:
             with open(draft, "xb") as file:
                 file.write(content)

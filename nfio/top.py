@@ -18,6 +18,9 @@ _SAMPLE = re.compile(r'nfio_vnf_(\w+)\{type="([^"]+)",instance="([^"]+)"\} (\S+)
 
 _COLUMNS = ("TYPE", "INSTANCE", "STATE", "RX B/s", "TX B/s", "DROPS", "CPU %", "MEMORY")
 
+#: columns where there is no terminal: room for the longest names, 63 characters
+_PIPED_WIDTH = 240
+
 Samples = dict[tuple[str, str], dict[str, float]]
 
 
@@ -65,7 +68,10 @@ def show(mountpoint: str, interval_s: float, *, once: bool) -> None:
     """Print the table once, or show it until it is interrupted."""
     before, then = read(mountpoint), time.monotonic()
     if once:
-        Console().print(table(before, {}, 0.0))
+        terminal = Console()
+        # What is piped to grep or awk has whole lines.
+        console = terminal if terminal.is_terminal else Console(width=_PIPED_WIDTH)
+        console.print(table(before, {}, 0.0))
         return
     with Live(table(before, {}, 0.0), screen=True, auto_refresh=False) as live:
         while True:

@@ -4,8 +4,9 @@ Such a file cannot go, so unlinking resets it. Two kinds of client need more tha
 
 * `mv` from another file system, `install` and editors unlink a file and then create it anew,
   and fail if it is still there. So the process that unlinked it does not see it for a moment.
-* `rm -r` of a VNF unlinks every file before its rmdir is refused because the VNF runs. So what
-  was unlinked is kept for a while, and put back when that happens.
+* `rm -r` of a VNF unlinks every file before its rmdir is refused because the VNF runs, and what
+  is written anew may be refused. So what was unlinked is kept for a while, and put back when
+  that happens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable
 
+from nfio import values
 from nfio.store import Store
 from nfio.vnf import Vnf
 
@@ -48,6 +50,12 @@ class Undelete:
                 self._absent.pop(old, None)
         self._absent[path] = (caller()[2], now + ABSENT_S)
 
+    def made(self, path: str, caller: Caller) -> bool:
+        """A file is there again; whether for the process that has just unlinked it."""
+        absent = self.is_absent(path, caller)
+        self._absent.pop(path, None)
+        return absent
+
     # -- kept for an rmdir that is refused ----------------------------------------------------
 
     def keep(self, vnf: Vnf, file: str) -> None:
@@ -57,17 +65,19 @@ class Undelete:
         os.rename(vnf.path / file, kept)
         self._kept[vnf.uuid, file] = time.monotonic() + KEPT_S
 
-    def renewed(self, vnf: Vnf | None, path: str, file: str) -> None:
-        """A file was made or written anew: what it held before is not wanted back."""
-        self._absent.pop(path, None)
-        if vnf is not None:
-            self._kept.pop((vnf.uuid, file), None)
+    def settle(self, vnf: Vnf, file: str, accepted: bool) -> None:
+        """A file was made anew. What it held before is not wanted back, unless it was refused."""
+        until = self._kept.pop((vnf.uuid, file), 0.0)
+        if not accepted and time.monotonic() < until:
+            os.rename(self._trash / vnf.uuid / file, vnf.path / file)
+            if file == "machine/ip":
+                vnf.host = values.parse_host(vnf.value(file))
 
     def restore(self, vnf: Vnf) -> None:
         """Put back what was unlinked lately and not made anew since."""
         for uuid, file in list(self._kept):
-            if uuid == vnf.uuid and time.monotonic() < self._kept.pop((uuid, file)):
-                os.rename(self._trash / uuid / file, vnf.path / file)
+            if uuid == vnf.uuid:
+                self.settle(vnf, file, False)
                 self._absent.pop(f"/nf-types/{vnf.label}/{file}", None)
 
     def drop(self, vnf: Vnf) -> None:

@@ -110,6 +110,9 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "config/boot.conf": parse_boot_conf,
 }
 
+#: those of several lines; the others hold one value
+LINES = frozenset({"config/boot.conf"})
+
 
 def check(file: str, data: bytes) -> None:
     """Raises InvalidValue (EINVAL) if a file does not accept that content."""

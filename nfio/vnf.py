@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from nfio import values
 from nfio.entity import Entity
 from nfio.errors import NetworkDown
 from nfio.states import State
-from nfio.store import Record, Store
+from nfio.store import RECORD, Record, Store
 
 #: Exit codes of a program that ended because it was asked to: 0, and 128 + SIGTERM.
 _ENDED_ON_REQUEST = (0, 143)
@@ -65,6 +66,9 @@ class Vnf:
         guest: what the type's module reads from while it runs.
         emptied: values that were truncated and not written yet (see Nfio).
         transcript: output of the last command.
+        changed_ns: when it last changed, which is what its live files say of themselves. Their
+            directory changes with every temporary file, and an editor that looked at it would
+            think that the file it edits had been changed by somebody else.
     """
 
     type: str
@@ -79,6 +83,7 @@ class Vnf:
     guest: Guest | None = None
     emptied: set[str] = field(default_factory=set)
     transcript: bytes = b""
+    changed_ns: int = 0
     _saving: threading.Lock = field(default_factory=threading.Lock)
     _seen: threading.Lock = field(default_factory=threading.Lock)
     _seen_ticket: int = 0
@@ -88,6 +93,7 @@ class Vnf:
         self.entity = Entity(self.record.uuid)
         self.entity.on_defined()
         self.host = values.parse_host(self.value("machine/ip"))
+        self.changed_ns = (self.path / RECORD).stat().st_mtime_ns
 
     # -- what is defined ------------------------------------------------------------------
 
@@ -119,6 +125,7 @@ class Vnf:
             changed = replace(self.record, **changes)
             self.store.write_record(self.type, self.name, changed)
             self.record = changed
+            self.changed_ns = time.time_ns()
 
     # -- what was seen --------------------------------------------------------------------
 
@@ -139,7 +146,7 @@ class Vnf:
         self,
         status: GuestStatus | None,
         taken: int,
-        make_guest: Callable[[GuestStatus], Guest],
+        make_guest: Callable[[GuestStatus], Guest | None],
         *,
         own: bool,
     ) -> tuple[State, State] | None:
@@ -148,7 +155,7 @@ class Vnf:
         Args:
             status: what was seen; None if it has nothing of this VNF.
             taken: the look's ticket. An older look than the last recorded one is dropped.
-            make_guest: gives the readers of a VNF that runs.
+            make_guest: gives the readers of a VNF that runs; None if its process has ended.
             own: it is the running operation's own look. Others' looks while an operation runs
                 are dropped, and ``end`` says that there were some.
 
@@ -159,18 +166,21 @@ class Vnf:
             if self.busy and not own:
                 self._missed = True
                 return None
-            if taken < self._seen_ticket:
+            if taken < self._seen_ticket or self.removed:
                 return None
             self._seen_ticket = taken
+            # On another host only the address can tell one run from the next.
+            before_run = None if self.status is None else (self.status.pid, self.status.address)
             self.status = status
             if status is None or status.phase not in (Phase.RUNNING, Phase.PAUSED):
                 self.guest = None
-            elif self.guest is None or self.guest.pid != status.pid:
+            elif self.guest is None or before_run != (status.pid, status.address):
                 self.guest = make_guest(status)
             before, after = self.state, state_of(status, self.intent)
             if before is after:
                 return None
             self.entity.set_state(after)
+            self.changed_ns = time.time_ns()
             return before, after
 
     def begin(self, word: str) -> None:
@@ -183,9 +193,17 @@ class Vnf:
             self.busy = ""
             return self._missed
 
+    def process_ended(self, pid: int) -> None:
+        """The kernel tells that a process has ended; what the hypervisor makes of it comes later."""
+        with self._seen:
+            if self.guest is not None and self.guest.pid == pid:
+                self.guest = None
+
     def running_guest(self) -> Guest:
         """Raises NetworkDown (ENETDOWN) if it does not run."""
         guest = self.guest
         if guest is None:
+            if self.state in (State.RUNNING, State.PAUSED):
+                raise NetworkDown(f"{self.label} is not running: its first process has ended")
             raise NetworkDown(f"{self.label} is not running: it is {self.state.name}")
         return guest

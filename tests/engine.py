@@ -41,22 +41,46 @@ def wait_until(condition, timeout: float = 10.0, what: str = "condition"):
 
 
 class PrivateEngine:
-    """A dockerd of the test's own: its data, socket, bridge and containers are nobody else's."""
+    """A dockerd of the test's own: its data, socket, bridge and containers are nobody else's.
 
-    def __init__(self, directory: Path, number: int = 0, options: tuple[str, ...] = ()) -> None:
+    Its containerd is a process beside it, as on an installed system, so that a dockerd that is
+    killed or hung takes nothing along.
+
+    Args:
+        directory: where it keeps everything; ``remove`` takes it away.
+        number: names its bridge and network, nfiotest<number>; None takes a free one.
+        options: further arguments of dockerd.
+        disk_mb: size of the disk that it keeps images and containers on; None is this machine's.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        number: int | None = None,
+        options: tuple[str, ...] = (),
+        disk_mb: int | None = None,
+    ) -> None:
         self.directory = directory
         self.url = f"unix://{directory}/docker.sock"
-        self.bridge = f"nfiotest{number}"
-        self.subnet = f"10.213.{number}.1/24"
+        self.number = number
         self.options = options
+        self.disk_mb = disk_mb
         self.process: subprocess.Popen[bytes] | None = None
+        self._containerd: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    @property
+    def bridge(self) -> str:
+        return f"nfiotest{self.number}"
+
+    @property
+    def subnet(self) -> str:
+        return f"10.213.{self.number}.1/24"
+
+    def start(self, wait: bool = True) -> None:
+        """Start it; again after ``stop``, it finds what it had."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not Path(f"/sys/class/net/{self.bridge}").exists():
-            subprocess.run(["ip", "link", "add", self.bridge, "type", "bridge"], check=True)
-            subprocess.run(["ip", "addr", "add", self.subnet, "dev", self.bridge], check=True)
-            subprocess.run(["ip", "link", "set", self.bridge, "up"], check=True)
+        self._make_bridge()
+        self._start_containerd()
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -64,6 +88,7 @@ class PrivateEngine:
                     f"--data-root={self.directory}/data",
                     f"--exec-root={self.directory}/exec",
                     f"--pidfile={self.directory}/pid",
+                    f"--containerd={self.directory}/containerd.sock",
                     f"--host={self.url}",
                     f"--bridge={self.bridge}",
                     "--iptables=false",
@@ -75,7 +100,45 @@ class PrivateEngine:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: answers(self.url), 30, "private dockerd answers")
+        if wait:
+            wait_until(lambda: answers(self.url), 30, "private dockerd answers")
+
+    def _make_bridge(self) -> None:
+        numbers = range(1, 250) if self.number is None else (self.number,)
+        for number in numbers:
+            self.number = number
+            if Path(f"/sys/class/net/{self.bridge}").exists() and len(numbers) == 1:
+                return
+            # Of two tests that take the same number at once, one fails here and takes the next.
+            made = subprocess.run(
+                ["ip", "link", "add", self.bridge, "type", "bridge"], capture_output=True, check=False
+            )
+            if made.returncode == 0:
+                subprocess.run(["ip", "addr", "add", self.subnet, "dev", self.bridge], check=True)
+                subprocess.run(["ip", "link", "set", self.bridge, "up"], check=True)
+                return
+        raise AssertionError("no bridge could be made")
+
+    def _start_containerd(self) -> None:
+        if self._containerd is not None:
+            return
+        if self.disk_mb is not None:
+            (self.directory / "data").mkdir()
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={self.disk_mb}m", "tmpfs", self.directory / "data"],
+                check=True,
+            )
+        config = self.directory / "containerd.toml"
+        config.write_text(
+            'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'root = "{self.directory}/containerd"\nstate = "{self.directory}/containerd-run"\n'
+            f'[grpc]\naddress = "{self.directory}/containerd.sock"\n'
+        )
+        with (self.directory / "containerd.log").open("ab") as log:
+            self._containerd = subprocess.Popen(
+                ["containerd", "--config", str(config)], stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until((self.directory / "containerd.sock").exists, 30, "private containerd listens")
 
     def send(self, number: int) -> None:
         assert self.process is not None
@@ -106,23 +169,29 @@ class PrivateEngine:
     def docker(self, *arguments: str, check: bool = True) -> str:
         return docker(*arguments, url=self.url, check=check)
 
+    def pid_of(self, container: str) -> int:
+        """First process of a container."""
+        return int(self.docker("inspect", "-f", "{{.State.Pid}}", container))
+
     def remove(self) -> None:
         """Everything it made."""
-        if self.process is None:
-            self.start()
-        ids = self.docker("ps", "-aq").split()
-        if ids:
-            self.docker("rm", "-f", *ids)
-        containerd = self.directory / "exec" / "containerd" / "containerd.pid"
-        pid = int(containerd.read_text()) if containerd.exists() else None
-        self.stop()
-        if pid is not None and Path(f"/proc/{pid}").exists():
-            os.kill(pid, signal.SIGTERM)
-            wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "private containerd ends")
+        if self._containerd is not None:
+            self._remove_containers()
+            self._containerd.terminate()
+            self._containerd.wait(30)
         subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
         for place in sorted(mounts_below(self.directory), reverse=True):
             subprocess.run(["umount", "-l", place], check=False, capture_output=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _remove_containers(self) -> None:
+        if self.process is None:
+            self.start()
+        self.go_on()
+        ids = self.docker("ps", "-aq").split()
+        if ids:
+            self.docker("rm", "-f", *ids)
+        self.stop()
 
 
 def mounts_below(directory: Path) -> list[str]:

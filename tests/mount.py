@@ -26,19 +26,27 @@ class Mount:
         directory: where root and mount point are made.
         url: the engine; None is the machine's own.
         options: further arguments of ``nfio mount``.
+        variables: further environment variables of nfio.
     """
 
-    def __init__(self, directory: Path, url: str | None = None, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str | None = None,
+        options: tuple[str, ...] = (),
+        variables: dict[str, str] | None = None,
+    ) -> None:
         self.root = directory / "root"
         self.path = directory / "mnt"
         self.path.mkdir(parents=True, exist_ok=True)
         self.url = url or engines.SOCKET
         self.options = options
+        self.variables = variables or {}
         self.expected_trouble: list[str] = []
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "DOCKER_HOST": self.url}
+        return {**os.environ, "DOCKER_HOST": self.url, **self.variables}
 
     def nfio(
         self, *arguments: str, check: bool = True, timeout: float = 60
@@ -70,7 +78,7 @@ class Mount:
         """SIGKILL, as a crash would; the mount stays behind, dead."""
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
-        engines.wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the killed process is gone")
+        engines.wait_until(lambda: is_gone(pid), what="the killed process is gone")
 
     @property
     def is_mounted(self) -> bool:
@@ -163,6 +171,15 @@ class Vnf:
     @property
     def address(self) -> str:
         return self.value("machine/vm.ip")
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, even if its parent has not asked for its exit status yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] in "ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def errno_of(call) -> str:

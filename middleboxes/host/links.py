@@ -33,8 +33,13 @@ class LinkTable:
         self._on_gone = on_gone
         self._links: dict[int, tuple[str, int]] = {}  # index: (name, id of the peer's namespace)
         self._changed = threading.Condition()
+        self._started = False
 
     def start(self) -> None:
+        """Begin to listen, unless it has begun."""
+        if self._started:
+            return
+        self._started = True
         threading.Thread(target=self._follow, name="links", daemon=True).start()
 
     def _follow(self) -> None:

@@ -435,8 +435,8 @@ def _apply(guest: MemoryGuest, _: list[str]) -> CommandResult:
 
 
 def _shell(guest: MemoryGuest, cmd: list[str]) -> CommandResult:
-    """``echo WORDS`` and ``exit N``."""
-    words = shlex.split(cmd[2])
+    """``echo WORDS`` and ``exit N``; the command is the last of the shell's arguments."""
+    words = shlex.split(cmd[-1])
     if words[0] == "echo":
         return CommandResult(0, f"{' '.join(words[1:])}\n".encode())
     if words[0] == "exit":

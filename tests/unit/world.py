@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,8 @@ class World:
         self.store.acquire("/mnt")
         self.orchestrator.load()
         self.orchestrator.start()
+        if self.engine.down is None:
+            self.orchestrator.engine("").require(5)
 
     def end(self) -> None:
         self.orchestrator.stop()
@@ -124,6 +127,7 @@ class World:
         if state is State.ERROR:
             self.engine.kill(self.guest(vnf).vnf_id)
         self.await_state(vnf, state)
+        wait_until(lambda: self.states()[-1] is state, 5, f"{vnf.label}: {state.name} is told")
         return vnf
 
     def await_state(self, vnf: Vnf, state: State) -> None:
@@ -132,8 +136,6 @@ class World:
 
     def states(self) -> list[State]:
         """Every move of the journal's, as the states it led to."""
-        import json
-
         return [State[json.loads(line)["to"]] for line in self.orchestrator.journal.read().splitlines()]
 
     # -- files ------------------------------------------------------------------------------

@@ -1,0 +1,100 @@
+"""What a guest may do, and what it sees: read from the kernel, not from the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from guests import HOST, Guests
+from subjects import Subject
+
+from hypervisor.hypervisor_base import CONFIG_DIR, HypervisorBase
+
+#: linux/capability.h
+CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "NET_BIND_SERVICE": 10}
+
+
+def of_process(pid: int, key: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{key}:"))
+
+
+@pytest.mark.parametrize("names", [(), ("NET_ADMIN",), ("NET_ADMIN", "NET_RAW")], ids=str)
+def test_a_guest_has_the_declared_capabilities_and_no_others(guests: Guests, names: tuple[str, ...]) -> None:
+    pid = guests.pid(guests.run(capabilities=names))
+    wanted = sum(1 << CAPABILITIES[name] for name in names)
+    for kind in ("CapEff", "CapPrm", "CapBnd"):
+        assert int(of_process(pid, kind), 16) == wanted, kind
+
+
+def test_commands_in_a_guest_have_no_more_than_the_guest(driver: HypervisorBase, guests: Guests) -> None:
+    vnf_id = guests.run(capabilities=("NET_ADMIN",))
+    text = driver.execute_in_guest(HOST, vnf_id, ["cat", "/proc/self/status"]).output.decode()
+    found = dict(line.split(":", 1) for line in text.splitlines())
+    assert int(found["CapBnd"], 16) == 1 << CAPABILITIES["NET_ADMIN"]
+    assert int(found["NoNewPrivs"]) == 1
+
+
+def test_a_guest_is_never_privileged_and_gains_no_privileges(subject: Subject, guests: Guests) -> None:
+    vnf_id = guests.run(capabilities=("NET_ADMIN",))
+    assert not subject.is_privileged(vnf_id)
+    pid = guests.pid(vnf_id)
+    assert of_process(pid, "NoNewPrivs") == "1"
+    assert of_process(pid, "Seccomp") == "2"
+    for kind in ("net", "pid", "mnt", "ipc"):
+        assert Path(f"/proc/{pid}/ns/{kind}").readlink() != Path(f"/proc/self/ns/{kind}").readlink()
+
+
+def test_a_guest_runs_as_the_user_that_its_type_names(driver: HypervisorBase, guests: Guests) -> None:
+    vnf_id = guests.run(user=33)
+    pid = guests.pid(vnf_id)
+    assert set(of_process(pid, "Uid").split()) == {"33"}
+    assert int(of_process(pid, "CapEff"), 16) == 0
+    assert driver.execute_in_guest(HOST, vnf_id, ["id", "-u"]).output == b"33\n"
+
+
+def test_sysctls_are_set_in_the_guest_alone(driver: HypervisorBase, guests: Guests) -> None:
+    key = "net.ipv4.ip_unprivileged_port_start"
+    here = Path(f"/proc/sys/{key.replace('.', '/')}")
+    before = here.read_text()
+    vnf_id = guests.run(sysctls={key: "79"})
+    assert driver.execute_in_guest(HOST, vnf_id, ["sysctl", "-n", key]).output == b"79\n"
+    assert here.read_text() == before
+
+
+def test_a_guest_sees_its_configuration_as_it_changes_and_cannot_write_it(
+    driver: HypervisorBase, guests: Guests, directory: Path
+) -> None:
+    (directory / "nf_conf").write_text("first\n")
+    vnf_id = guests.run(config_dir=directory)
+
+    def seen() -> bytes:
+        return driver.execute_in_guest(HOST, vnf_id, ["cat", f"{CONFIG_DIR}/nf_conf"]).output
+
+    assert seen() == b"first\n"
+    (directory / "draft").write_text("second\n")
+    (directory / "draft").rename(directory / "nf_conf")
+    driver.push_config(HOST, vnf_id, directory)
+    assert seen() == b"second\n"
+    for command in (f"echo third > {CONFIG_DIR}/nf_conf", f"touch {CONFIG_DIR}/new"):
+        assert driver.execute_in_guest(HOST, vnf_id, ["sh", "-c", command]).exit_code != 0
+    assert sorted(path.name for path in directory.iterdir()) == ["nf_conf"]
+    assert (directory / "nf_conf").read_text() == "second\n"
+
+
+def test_a_guest_without_configuration_has_nothing_of_the_host(
+    driver: HypervisorBase, guests: Guests
+) -> None:
+    vnf_id = guests.run()
+    assert driver.execute_in_guest(HOST, vnf_id, ["test", "-e", f"{CONFIG_DIR}/nf_conf"]).exit_code == 1
+
+
+def test_what_is_written_in_a_guest_is_gone_with_it(
+    driver: HypervisorBase, subject: Subject, guests: Guests
+) -> None:
+    first = guests.run()
+    driver.execute_in_guest(HOST, first, ["touch", "/mark"])
+    driver.restart(HOST, first)
+    assert driver.execute_in_guest(HOST, first, ["test", "-e", "/mark"]).exit_code == 0
+    second = guests.run()
+    assert driver.execute_in_guest(HOST, second, ["test", "-e", "/mark"]).exit_code == 1
