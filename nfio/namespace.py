@@ -5,16 +5,12 @@ Paths are absolute and inside the mount. Errors are NfioErrors, or OSErrors of t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
 from functools import partial
 
-from middleboxes import LiveFile
 from nfio import __version__, metrics
 from nfio.errors import (
     AccessDenied,
@@ -28,45 +24,12 @@ from nfio.errors import (
     NotPermitted,
 )
 from nfio.handles import Handle, OrderHandle, SnapshotHandle, StoredHandle, StreamHandle, ValueHandle
-from nfio.paths import NF_TYPES, check_file_name, check_name, is_temporary, locate, split
-from nfio.store import RECORD
-from nfio.tree import DIRECTORIES, FILES, LIVE_SIZE, TYPE_FILE, WRITABLE, FileSpec, Kind
+from nfio.nodes import STREAM, TOP_LINKS, Node, Nodes, Place
+from nfio.paths import check_file_name, check_name, is_temporary, locate, split
+from nfio.tree import FILES, LIVE_SIZE, FileSpec, Kind
 from nfio.undelete import Undelete
 from nfio.vnf import Vnf
 from nfio.vnfs_operations import VNFSOperations
-
-STREAM = "/pipes/.events"
-_TOP = {
-    "/": (NF_TYPES, "metrics", "events", "pipes", "version"),
-    "/metrics": ("nfio.prom",),
-    "/pipes": ("events",),
-}
-_TOP_FILES = ("/metrics/nfio.prom", "/events", "/version", STREAM)
-#: A recursive client (grep -r, cp -a, rsync) reads every file but follows no link, so that the
-#: stream, which never ends, does not hold it. Its target is not listed.
-_TOP_LINKS = {"/pipes/events": ".events"}
-
-
-class Place(Enum):
-    TOP_DIR = auto()
-    TOP_FILE = auto()
-    TOP_LINK = auto()
-    TYPE = auto()
-    INSTANCE = auto()
-    INSTANCE_DIR = auto()
-    FILE = auto()  # one that every instance or every instance of the type has
-    PLAIN = auto()  # a user's file in config/, or a temporary one
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What a path leads to; whether a PLAIN file is there only its stored file tells."""
-
-    place: Place
-    vnf: Vnf | None = None
-    file: str = ""
-    spec: FileSpec | None = None
-    live: LiveFile | None = None
 
 
 class Namespace:
@@ -87,6 +50,7 @@ class Namespace:
         self._operations = operations
         self._orchestrator = operations.orchestrator
         self._files = operations.files
+        self._nodes = Nodes(operations.orchestrator)
         self._root = str(operations.store.root)
         self._caller = caller
         self._cancelled = cancelled
@@ -98,59 +62,14 @@ class Namespace:
         """Where a path's attributes, and the content of stored files, are kept."""
         return self._root + path
 
-    def resolve(self, path: str) -> Node:
-        """Raises NotFound (ENOENT), NotADirectory (ENOTDIR)."""
-        location = locate(path) if path.startswith("/nf-types/") else None
-        if location is None or location.type is None:
-            if path in _TOP or path == "/nf-types":
-                return Node(Place.TOP_DIR)
-            if path in _TOP_FILES:
-                return Node(Place.TOP_FILE)
-            if path in _TOP_LINKS:
-                return Node(Place.TOP_LINK)
-            raise NotFound(path)
-        if location.instance is None:
-            if self._has_type(location.type):
-                return Node(Place.TYPE)
-            raise NotFound(path)
-        vnf = self._orchestrator.vnfs.get((location.type, location.instance))
-        if vnf is None:
-            raise NotFound(path)
-        if location.file is None:
-            return Node(Place.INSTANCE, vnf)
-        return self._resolve_file(path, vnf, location.file)
-
-    def _resolve_file(self, path: str, vnf: Vnf, file: str) -> Node:
-        spec = FILES.get(file)
-        if spec is not None:
-            return Node(Place.FILE, vnf, file, spec)
-        if file in DIRECTORIES:
-            return Node(Place.INSTANCE_DIR, vnf, file)
-        directory, name = split(file)
-        if directory == "":
-            middlebox = self._operations.modules.get(vnf.type)
-            live = None if middlebox is None else middlebox.live.get(name)
-            if live is not None:
-                return Node(Place.FILE, vnf, file, TYPE_FILE, live)
-        elif directory not in DIRECTORIES:
-            raise NotFound(path)
-        if name != RECORD and (directory == "config" or (directory in WRITABLE and is_temporary(name))):
-            return Node(Place.PLAIN, vnf, file)
-        raise NotFound(path)
-
-    def _has_type(self, name: str) -> bool:
-        return name in self._operations.modules.types() or any(
-            kind == name for kind, _ in self._orchestrator.vnfs
-        )
-
     # -- looking ----------------------------------------------------------------------------
 
     def getattr(self, path: str) -> dict[str, int]:
         """Attributes as in stat(2), times in nanoseconds. Speaks to no hypervisor."""
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         if self._undelete.is_absent(path, self._caller):
             raise NotFound(path)
-        kind, mode = self._defaults(node)
+        kind, mode = self._nodes.defaults(node)
         times = 0
         try:
             found = os.lstat(self._stored(path))
@@ -173,7 +92,7 @@ class Namespace:
             size = LIVE_SIZE
             times = time.time_ns()  # as in procfs: node_exporter reports how old what it reads is
         elif node.place is Place.TOP_LINK:
-            size = len(_TOP_LINKS[path])
+            size = len(TOP_LINKS[path])
         return {
             "st_mode": kind | mode,
             "st_nlink": 2 if kind == stat.S_IFDIR else 1,
@@ -186,48 +105,13 @@ class Namespace:
             "st_ctime": times or found.st_ctime_ns,
         }
 
-    @staticmethod
-    def _defaults(node: Node) -> tuple[int, int]:
-        """Kind and permissions of what has no stored file yet."""
-        if node.spec is not None:
-            return stat.S_IFREG, node.spec.mode
-        if node.place is Place.TOP_FILE:
-            return stat.S_IFREG, 0o444
-        if node.place is Place.TOP_LINK:
-            return stat.S_IFLNK, 0o777
-        if node.place is Place.PLAIN:
-            return stat.S_IFREG, 0o644
-        return stat.S_IFDIR, 0o755
-
     def readdir(self, path: str) -> list[str]:
-        node = self.resolve(path)
-        if node.place is Place.TOP_DIR:
-            if path == "/nf-types":
-                return sorted({*self._operations.modules.types(), *(k for k, _ in self._orchestrator.vnfs)})
-            return list(_TOP[path])
-        if node.place is Place.TYPE:
-            kind = path.rpartition("/")[2]
-            return [name for found, name in list(self._orchestrator.vnfs) if found == kind]
-        if node.vnf is None or node.place not in (Place.INSTANCE, Place.INSTANCE_DIR):
-            raise NotADirectory(path)
-        return self._list_instance(node.vnf, node.file)
-
-    def _list_instance(self, vnf: Vnf, directory: str) -> list[str]:
-        names = {name for place, name in map(split, FILES) if place == directory}
-        if directory == "":
-            names.update(DIRECTORIES)
-            middlebox = self._operations.modules.get(vnf.type)
-            names.update(middlebox.live if middlebox is not None else ())
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(vnf.path / directory):
-                if name != RECORD and (directory == "config" or is_temporary(name)):
-                    names.add(name)
-        return sorted(names)
+        return self._nodes.names_in(path)
 
     def readlink(self, path: str) -> str:
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         if node.place is Place.TOP_LINK:
-            return _TOP_LINKS[path]
+            return TOP_LINKS[path]
         if node.place is not Place.PLAIN:
             raise InvalidValue(f"{path} is not a symbolic link")
         return os.readlink(self._stored(path))
@@ -237,7 +121,7 @@ class Namespace:
 
     def access(self, path: str, mode: int) -> None:
         """Whether anybody may; who exactly, the kernel decides from the attributes."""
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         if mode & os.W_OK and node.spec is not None and node.spec.kind is Kind.LIVE:
             raise AccessDenied(f"{path} is read only")
         self.getattr(path)
@@ -245,7 +129,7 @@ class Namespace:
     # -- opening ----------------------------------------------------------------------------
 
     def open(self, path: str, flags: int) -> Handle:
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         if node.place is Place.PLAIN:
             return StoredHandle(self._stored(path), flags)
@@ -293,7 +177,7 @@ class Namespace:
         """Make a file where users may: in ``config/``, and temporary ones beside writable files."""
         check_file_name(path.rpartition("/")[2])
         try:
-            node = self.resolve(path)
+            node = self._nodes.resolve(path)
         except NotFound:
             raise AccessDenied(f"{path}: no files are made here; config/ is the place for them") from None
         if node.place is not Place.PLAIN or node.vnf is None:
@@ -305,7 +189,7 @@ class Namespace:
         return handle
 
     def truncate(self, path: str, length: int) -> None:
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         if node.place is Place.FILE and node.spec is not None and node.spec.kind is Kind.CONTROL:
             return
         handle = self.open(path, os.O_WRONLY)
@@ -321,7 +205,7 @@ class Namespace:
         self._operations.vnfs_create_vnf_instance(path, mode, (uid, gid))
 
     def rmdir(self, path: str) -> None:
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         if node.place is Place.INSTANCE and node.vnf is not None:
             try:
                 self._orchestrator.undefine(node.vnf)
@@ -332,7 +216,7 @@ class Namespace:
         elif node.place is Place.INSTANCE_DIR and node.vnf is not None:
             # Part of every instance: `rm -r` removes it on its way to the instance itself.
             known = {name for place, name in map(split, FILES) if place == node.file}
-            if set(self._list_instance(node.vnf, node.file)) - known:
+            if set(self._nodes.list_instance(node.vnf, node.file)) - known:
                 raise NotEmpty(path)
         elif node.place in (Place.TOP_DIR, Place.TYPE):
             raise NotPermitted(f"{path} is part of every nfio")
@@ -343,7 +227,7 @@ class Namespace:
 
     def unlink(self, path: str) -> None:
         """Remove a user's file; reset one of the tree's to what it held after mkdir."""
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         if node.vnf is None or node.place not in (Place.FILE, Place.PLAIN):
             raise NotPermitted(f"{path} is part of every nfio")
         if node.place is Place.PLAIN:
@@ -364,13 +248,13 @@ class Namespace:
 
     def rename(self, old: str, new: str) -> None:
         """Onto a file of the tree: a write of the content. A VNF: another name for it."""
-        source = self.resolve(old)
+        source = self._nodes.resolve(old)
         if source.place is Place.INSTANCE and source.vnf is not None:
             self._rename_instance(source.vnf, new)
             return
         check_file_name(new.rpartition("/")[2])
         try:
-            target = self.resolve(new)
+            target = self._nodes.resolve(new)
         except NotFound:
             raise AccessDenied(f"{new}: no files are made here; config/ is the place for them") from None
         if source.vnf is None or source.place not in (Place.FILE, Place.PLAIN):
@@ -413,7 +297,7 @@ class Namespace:
 
     def symlink(self, path: str, target: str) -> None:
         try:
-            node = self.resolve(path)
+            node = self._nodes.resolve(path)
         except NotFound:
             node = None
         if node is None or node.place is not Place.PLAIN or not node.file.startswith("config/"):
@@ -429,7 +313,7 @@ class Namespace:
 
     def _attributed(self, path: str) -> str:
         """The stored file that keeps a path's attributes, made if there is none yet."""
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         stored = self._stored(path)
         if node.place is not Place.PLAIN and not os.path.lexists(stored):
             now = self.getattr(path)
@@ -453,7 +337,7 @@ class Namespace:
         os.lchown(self._attributed(path), uid, gid)
 
     def utimens(self, path: str, times: tuple[int, int] | None) -> None:
-        node = self.resolve(path)
+        node = self._nodes.resolve(path)
         if os.path.lexists(self._stored(path)):
             if times is None:
                 now = time.time_ns()

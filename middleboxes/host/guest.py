@@ -88,14 +88,15 @@ class Guest:
             if result.exit_code:
                 raise HypervisorError(f"{command[0]}: {result.output.decode(errors='replace')}")
             return result.output.decode(errors="replace")
-        pid, _ = self._namespace()
         try:
-            done = subprocess.run(
-                ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *command],
-                capture_output=True,
-                timeout=ANSWER_TIMEOUT_S,
-                stdin=subprocess.DEVNULL,
-            )
+            with netns.opened(*self._namespace()) as namespace:
+                done = subprocess.run(
+                    ["nsenter", f"--net=/proc/self/fd/{namespace}", "--", *command],
+                    capture_output=True,
+                    timeout=ANSWER_TIMEOUT_S,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(namespace,),
+                )
         except subprocess.TimeoutExpired:
             raise HypervisorTimeout(f"{command[0]} does not answer") from None
         except OSError as error:

@@ -30,8 +30,8 @@ def _setns(fd: int) -> None:
 
 
 @contextmanager
-def inside(pid: int, inode: int) -> Iterator[None]:
-    """Run the body in the network namespace of a process; other threads are not moved.
+def opened(pid: int, inode: int) -> Iterator[int]:
+    """A file descriptor of a process's network namespace, which it holds while it is open.
 
     Args:
         pid: a process in it.
@@ -48,6 +48,19 @@ def inside(pid: int, inode: int) -> Iterator[None]:
     try:
         if os.fstat(there).st_ino != inode:
             raise NetworkDown("its network namespace is gone")
+        yield there
+    finally:
+        os.close(there)
+
+
+@contextmanager
+def inside(pid: int, inode: int) -> Iterator[None]:
+    """Run the body in the network namespace of a process; other threads are not moved.
+
+    Raises:
+        NetworkDown (ENETDOWN): the namespace is not there any more (see ``opened``).
+    """
+    with opened(pid, inode) as there:
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             _setns(there)
@@ -57,8 +70,6 @@ def inside(pid: int, inode: int) -> Iterator[None]:
                 _setns(home)
         finally:
             os.close(home)
-    finally:
-        os.close(there)
 
 
 def make_socket(pid: int, inode: int, family: int, kind: int, protocol: int = 0) -> socket.socket:

@@ -1,0 +1,140 @@
+"""What there is in the tree: which node a path leads to, and what a directory lists."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from middleboxes import LiveFile
+from nfio.errors import NotADirectory, NotFound
+from nfio.orchestrator import Orchestrator
+from nfio.paths import NF_TYPES, is_temporary, locate, split
+from nfio.store import RECORD
+from nfio.tree import DIRECTORIES, FILES, TYPE_FILE, WRITABLE, FileSpec
+from nfio.vnf import Vnf
+
+STREAM = "/pipes/.events"
+TOP = {
+    "/": (NF_TYPES, "metrics", "events", "pipes", "version"),
+    "/metrics": ("nfio.prom",),
+    "/pipes": ("events",),
+}
+TOP_FILES = ("/metrics/nfio.prom", "/events", "/version", STREAM)
+#: A recursive client (grep -r, cp -a, rsync) reads every file but follows no link, so that the
+#: stream, which never ends, does not hold it. Its target is not listed.
+TOP_LINKS = {"/pipes/events": ".events"}
+
+
+class Place(Enum):
+    TOP_DIR = auto()
+    TOP_FILE = auto()
+    TOP_LINK = auto()
+    TYPE = auto()
+    INSTANCE = auto()
+    INSTANCE_DIR = auto()
+    FILE = auto()  # one that every instance or every instance of the type has
+    PLAIN = auto()  # a user's file in config/, or a temporary one
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a path leads to; whether a PLAIN file is there only its stored file tells."""
+
+    place: Place
+    vnf: Vnf | None = None
+    file: str = ""
+    spec: FileSpec | None = None
+    live: LiveFile | None = None
+
+
+class Nodes:
+    """The nodes of a tree."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+
+    def resolve(self, path: str) -> Node:
+        """Raises NotFound (ENOENT), NotADirectory (ENOTDIR)."""
+        location = locate(path) if path.startswith("/nf-types/") else None
+        if location is None or location.type is None:
+            if path in TOP or path == "/nf-types":
+                return Node(Place.TOP_DIR)
+            if path in TOP_FILES:
+                return Node(Place.TOP_FILE)
+            if path in TOP_LINKS:
+                return Node(Place.TOP_LINK)
+            raise NotFound(path)
+        if location.instance is None:
+            if self._has_type(location.type):
+                return Node(Place.TYPE)
+            raise NotFound(path)
+        vnf = self._orchestrator.vnfs.get((location.type, location.instance))
+        if vnf is None:
+            raise NotFound(path)
+        if location.file is None:
+            return Node(Place.INSTANCE, vnf)
+        return self._resolve_file(path, vnf, location.file)
+
+    def _resolve_file(self, path: str, vnf: Vnf, file: str) -> Node:
+        spec = FILES.get(file)
+        if spec is not None:
+            return Node(Place.FILE, vnf, file, spec)
+        if file in DIRECTORIES:
+            return Node(Place.INSTANCE_DIR, vnf, file)
+        directory, name = split(file)
+        if directory == "":
+            middlebox = self._orchestrator.modules.get(vnf.type)
+            live = None if middlebox is None else middlebox.live.get(name)
+            if live is not None:
+                return Node(Place.FILE, vnf, file, TYPE_FILE, live)
+        elif directory not in DIRECTORIES:
+            raise NotFound(path)
+        if name != RECORD and (directory == "config" or (directory in WRITABLE and is_temporary(name))):
+            return Node(Place.PLAIN, vnf, file)
+        raise NotFound(path)
+
+    def _has_type(self, name: str) -> bool:
+        return name in self._orchestrator.modules.types() or any(
+            kind == name for kind, _ in self._orchestrator.vnfs
+        )
+
+    @staticmethod
+    def defaults(node: Node) -> tuple[int, int]:
+        """Kind and permissions of what has no stored file yet."""
+        if node.spec is not None:
+            return stat.S_IFREG, node.spec.mode
+        if node.place is Place.TOP_FILE:
+            return stat.S_IFREG, 0o444
+        if node.place is Place.TOP_LINK:
+            return stat.S_IFLNK, 0o777
+        if node.place is Place.PLAIN:
+            return stat.S_IFREG, 0o644
+        return stat.S_IFDIR, 0o755
+
+    def names_in(self, path: str) -> list[str]:
+        node = self.resolve(path)
+        if node.place is Place.TOP_DIR:
+            if path == "/nf-types":
+                return sorted({*self._orchestrator.modules.types(), *(k for k, _ in self._orchestrator.vnfs)})
+            return list(TOP[path])
+        if node.place is Place.TYPE:
+            kind = path.rpartition("/")[2]
+            return [name for found, name in list(self._orchestrator.vnfs) if found == kind]
+        if node.vnf is None or node.place not in (Place.INSTANCE, Place.INSTANCE_DIR):
+            raise NotADirectory(path)
+        return self.list_instance(node.vnf, node.file)
+
+    def list_instance(self, vnf: Vnf, directory: str) -> list[str]:
+        names = {name for place, name in map(split, FILES) if place == directory}
+        if directory == "":
+            names.update(DIRECTORIES)
+            middlebox = self._orchestrator.modules.get(vnf.type)
+            names.update(middlebox.live if middlebox is not None else ())
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(vnf.path / directory):
+                if name != RECORD and (directory == "config" or is_temporary(name)):
+                    names.add(name)
+        return sorted(names)

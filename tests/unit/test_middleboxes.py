@@ -1,0 +1,212 @@
+"""The pure parts of the types: what they render, what they parse, what they count."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypervisor.hypervisor_base import READY_LINE, REJECTED_LINE, CommandResult
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from middleboxes import Guest, Middlebox, Recipe, firewall, web
+
+from nfio.errors import HypervisorError, NotSupported
+from nfio.images import init_script, recipe_hash
+from nfio.modules import DEFAULT, ModuleRoot, resolve
+
+TYPES = ModuleRoot(resolve(DEFAULT)).types()
+HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
+
+
+def counters(entered: int, left: int, carried: int = 0) -> dict[str, int]:
+    return {"carried": carried, "input_in": entered, "input_out": left, "forward_in": 7, "forward_out": 7}
+
+
+# -- firewall ---------------------------------------------------------------------------------
+
+
+def test_every_packet_is_counted_before_the_first_chain_and_after_the_last() -> None:
+    text = firewall.counting_table(17)
+    assert "counter carried { packets 17 bytes 0 }" in text
+    for hook in HOOKS:
+        found = re.findall(rf"chain {hook}_(in|out) {{ type filter hook {hook} priority (-?\d+);", text)
+        priorities = {place: int(priority) for place, priority in found}
+        assert priorities["in"] < priorities["out"] == 2147483646
+        assert text.count(f'counter name "{hook}_in"') == text.count(f'counter name "{hook}_out"') == 1
+    assert text.count("{") == text.count("}")
+
+
+def test_what_went_in_and_did_not_come_out_was_dropped() -> None:
+    assert firewall.count_drops({}) == 0
+    assert firewall.count_drops(counters(10, 10)) == 0
+    assert firewall.count_drops(counters(10, 4)) == 6
+    assert firewall.count_drops(counters(10, 4, carried=100)) == 106
+
+
+def test_a_packet_on_its_way_never_makes_the_count_negative() -> None:
+    assert firewall.count_drops(counters(3, 5, carried=1)) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**63), st.integers(0, 2**63), st.integers(0, 2**63))
+def test_a_count_goes_on_from_what_was_carried_over(entered: int, left: int, carried: int) -> None:
+    assert firewall.count_drops(counters(entered, left, carried)) == carried + max(0, entered - left)
+
+
+def test_the_ruleset_replaces_all_rules_at_once() -> None:
+    (text,) = firewall.render(3).values()
+    lines = text.splitlines()
+    assert lines[:2] == ["flush ruleset", 'include "/etc/nfio/nf_conf"']
+    assert firewall.counting_table(3) in text
+
+
+def test_nfios_own_table_is_not_shown() -> None:
+    own = firewall.counting_table(0).replace("  ", "\t")
+    first, last = "table inet filter {\n\tchain input {\n\t}\n}\n", "table ip nat {\n}\n"
+    assert firewall.without_own_table(first + own + last) == first + last
+    assert firewall.without_own_table("") == ""
+    similar = "table inet nfio2 {\n}\ntable ip nfio {\n}\n"
+    assert firewall.without_own_table(similar) == similar
+
+
+# -- web --------------------------------------------------------------------------------------
+
+STATUS = """\
+Active connections: 3
+server accepts handled requests
+ 11 11 25
+Reading: 0 Writing: 1 Waiting: 2
+"""
+
+
+def test_nginx_status_is_parsed() -> None:
+    assert web.parse_status(STATUS) == {"active_connections": 3, "connections": 11, "requests": 25}
+
+
+@pytest.mark.parametrize("text", ["", "<html>404</html>", "Active connections: x", STATUS.replace("11 11", "11")])
+def test_what_is_no_status_says_what_to_keep_in_the_configuration(text: str) -> None:
+    with pytest.raises(HypervisorError, match=r"keep `include /etc/nfio/nfio-status\.conf;`"):
+        web.parse_status(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=200))
+def test_any_answer_is_a_status_or_refused(text: str) -> None:
+    try:
+        assert set(web.parse_status(text)) == {"active_connections", "connections", "requests"}
+    except HypervisorError:
+        pass
+
+
+def test_the_status_is_served_on_the_loopback_only() -> None:
+    ((name, text),) = web.render(5).items()
+    assert f"listen 127.0.0.1:{web.STATUS_PORT};" in text
+    assert f"include /etc/nfio/{name};" in web.MIDDLEBOX.default_config
+
+
+# -- all types --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES))
+def test_a_type_says_all_that_users_need(kind: str) -> None:
+    middlebox = TYPES[kind]
+    assert middlebox.type == kind and middlebox.image == f"nfio/{kind}"
+    assert middlebox.summary and all(live.summary for live in middlebox.live.values())
+    assert middlebox.recipe.packages and middlebox.default_config.endswith("\n")
+    assert not {"SYS_ADMIN", "SYS_MODULE", "ALL"} & set(middlebox.capabilities)
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES))
+def test_live_files_of_a_vnf_on_another_host_say_that_they_are_not_here(kind: str) -> None:
+    def execute(command: list[str]) -> CommandResult:
+        return CommandResult(0, b"")
+
+    guest = Guest(f"{kind}/a", "192.0.2.1", None, (), execute)
+    for live in TYPES[kind].live.values():
+        try:
+            assert isinstance(live.read(guest), str | int)
+        except NotSupported as error:
+            assert "another host" in error.line
+
+
+# -- the first program of a guest -------------------------------------------------------------
+
+
+def middlebox(**changes: object) -> Middlebox:
+    fields: dict[str, object] = {
+        "type": "t",
+        "summary": "",
+        "recipe": Recipe(()),
+        "check": ("true",),
+        "reload": ("true",),
+        "run": ("echo", "serving"),
+    }
+    return Middlebox(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[Middlebox], tuple[int, list[str]]]:
+    """Run the script in a shell here; its exit status and its lines."""
+
+    def run_it(made: Middlebox) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            ["sh", "-c", init_script(made)], capture_output=True, text=True, timeout=20, cwd=tmp_path
+        )
+        return done.returncode, done.stdout.splitlines()
+
+    return run_it
+
+
+Run = Callable[[Middlebox], tuple[int, list[str]]]
+
+
+def test_a_guest_says_that_it_is_ready_and_serves(run: Run) -> None:
+    assert run(middlebox()) == (0, [READY_LINE, "serving"])
+
+
+def test_a_guest_whose_configuration_is_bad_says_why_and_ends(run: Run) -> None:
+    words = "it's \"bad\": $HOME\nin two lines"
+    status, lines = run(middlebox(check=("sh", "-c", f"printf '%s\\n' {shlex.quote(words)} >&2; false")))
+    assert (status, lines) == (78, [REJECTED_LINE, *words.splitlines()])
+
+
+def test_a_configuration_is_applied_before_the_function_runs(run: Run) -> None:
+    assert run(middlebox(apply=("echo", "applied")))[1] == ["applied", READY_LINE, "serving"]
+    assert run(middlebox(apply=("false",))) == (1, [])
+
+
+def test_a_guest_is_ready_when_its_function_says_so(run: Run, tmp_path: Path) -> None:
+    serve = ("sh", "-c", "touch up; while [ ! -e said ]; do sleep 0.01; done; echo end")
+    ready = "{ test -e up && touch said; }"
+    status, lines = run(middlebox(run=serve, ready=ready))
+    assert status == 0 and set(lines) == {READY_LINE, "end"}
+
+
+def test_arguments_of_commands_are_never_parts_of_a_shell_line(run: Run) -> None:
+    nasty = "a b; touch hacked; $(touch hacked) 'x'"
+    assert run(middlebox(run=("echo", nasty)))[1] == [READY_LINE, nasty]
+    assert run(middlebox(apply=("echo", nasty)))[1][0] == nasty
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES))
+def test_the_script_of_every_type_is_a_shell_script(kind: str) -> None:
+    done = subprocess.run(["sh", "-n"], input=init_script(TYPES[kind]), text=True, timeout=20)
+    assert done.returncode == 0
+
+
+def test_an_image_is_made_anew_when_its_recipe_changes_and_only_then() -> None:
+    before = recipe_hash(middlebox())
+    assert recipe_hash(middlebox()) == before
+    assert recipe_hash(middlebox(default_config="other")) == before
+    for change in (
+        {"check": ("false",)},
+        {"run": None},
+        {"ready": "true"},
+        {"recipe": Recipe(("nginx",))},
+        {"recipe": Recipe((), ("true",))},
+    ):
+        assert recipe_hash(middlebox(**change)) != before
