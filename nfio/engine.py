@@ -45,6 +45,7 @@ class Engine:
         self._on_guests = on_guests
         self._on_event = on_event
         self._error: NfioError | None = None
+        self._subscribed = False
         self._looked = threading.Event()
         self._stopped = threading.Event()
 
@@ -85,11 +86,13 @@ class Engine:
                     if self._stopped.is_set():
                         return
                     if event is None:
+                        self._subscribed = True
                         self._look_at_all()
                         retry_s = _RETRY_S
                     else:
                         self._on_event(self.host, event)
             except (NfioError, OSError) as error:
+                self._subscribed = False
                 self._note(error)
                 self._stopped.wait(retry_s)
                 retry_s = min(2 * retry_s, _RETRY_MAX_S)
@@ -98,9 +101,9 @@ class Engine:
         while not self._stopped.wait(HEARTBEAT_S):
             try:
                 self._hypervisor.ping(self.host)
-                if isinstance(self._error, HypervisorTimeout):
-                    # It hung and goes on: its event stream may have survived that, and an
-                    # operation that was given up may have happened after all.
+                if self._error is not None and self._subscribed:
+                    # It hung, or the way to it was cut, and its event stream has survived that.
+                    # An operation that was given up may have happened after all.
                     self._look_at_all()
             except (NfioError, OSError) as error:
                 self._note(error)

@@ -28,6 +28,9 @@ from __future__ import annotations
 
 import errno
 
+#: characters of a reason that ``error`` shows; a checker may go on for pages
+LINE_LIMIT = 600
+
 
 class NfioError(Exception):
     """Base of all errors that a user may see; ``errno`` is what the system call returns."""
@@ -40,8 +43,9 @@ class NfioError(Exception):
 
     @property
     def line(self) -> str:
-        """The reason as the one line that the file ``error`` holds."""
-        return " ".join(self.reason.split())
+        """The reason as the one line of ASCII that the file ``error`` holds, cut where nobody reads on."""
+        line = " ".join(self.reason.split()).encode("ascii", "backslashreplace").decode()
+        return line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]}..."
 
 
 class InvalidValue(NfioError):

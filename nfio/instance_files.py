@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hypervisor.hypervisor_base import Usage
-from middleboxes import LiveFile
+from hypervisor.hypervisor_base import LinkCounters, Usage
+from middleboxes import Guest, LiveFile
 from middleboxes.host.cgroups import read_usage
 from middleboxes.host.links import MIRROR, read_counter, read_drops
 from nfio import values
@@ -15,9 +17,13 @@ from nfio.orchestrator import Orchestrator
 from nfio.states import State, wanted_state
 from nfio.vnf import Vnf
 
+log = logging.getLogger(__name__)
+
 LOG_LIMIT_BYTES = 1 << 20
 ORDER_LIMIT_BYTES = 64 << 10
 WORD_LIMIT_BYTES = 256
+#: how long counters of a VNF on another host count as live
+REMOTE_FRESH_S = 0.5
 
 
 def one_line(data: bytes, what: str, limit: int = WORD_LIMIT_BYTES) -> str:
@@ -41,13 +47,14 @@ class InstanceFiles:
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
         self._hypervisor = orchestrator.hypervisor
+        self._answers: dict[str, tuple[float, Guest, tuple[LinkCounters, Usage]]] = {}
         self._readers: dict[str, Callable[[Vnf], str]] = {
             "action": lambda vnf: vnf.record.action,
             "status": self.status,
             "state": lambda vnf: self.state(vnf).name,
             "error": lambda vnf: vnf.record.error,
             "uuid": lambda vnf: vnf.uuid,
-            "machine/vm.ip": lambda vnf: vnf.running_guest().address,
+            "machine/vm.ip": self.address,
             "stats/pkt_drops": lambda vnf: str(self.drops(vnf)),
             "stats/cpu_seconds": lambda vnf: str(int(self.usage(vnf).cpu_seconds)),
             "stats/memory_bytes": lambda vnf: str(self.usage(vnf).memory_bytes),
@@ -71,6 +78,11 @@ class InstanceFiles:
         value = live.read(vnf.running_guest())
         return f"{value}\n".encode() if isinstance(value, int) else value.encode()
 
+    def address(self, vnf: Vnf) -> str:
+        """The VNF's own address, which it keeps while it is paused."""
+        guest = vnf.guest
+        return vnf.running_guest().address if guest is None else guest.address
+
     def status(self, vnf: Vnf) -> str:
         self._orchestrator.require_known(vnf)
         return "undeployed" if vnf.status is None else vnf.status.word
@@ -89,8 +101,7 @@ class InstanceFiles:
         """``rx_bytes``, ``tx_bytes``, ``rx_packets`` or ``tx_packets``, as the VNF counts."""
         guest = vnf.running_guest()
         if guest.pid is None:
-            links, _ = self._hypervisor.counters(vnf.host, vnf.vnf_id or "")
-            value: int = getattr(links, counter)
+            value: int = getattr(self._remote(vnf, guest)[0], counter)
             return value
         return read_counter(guest.links, counter)
 
@@ -99,16 +110,28 @@ class InstanceFiles:
         guest = vnf.running_guest()
         middlebox = self._orchestrator.modules.get(vnf.type)
         if guest.pid is None:
-            links, _ = self._hypervisor.counters(vnf.host, vnf.vnf_id or "")
-            return links.drops
+            return self._remote(vnf, guest)[0].drops
         own = middlebox.drops(guest) if middlebox is not None and middlebox.drops is not None else 0
         return read_drops(guest.links, guest.pid) + own
 
     def usage(self, vnf: Vnf) -> Usage:
         guest = vnf.running_guest()
         if guest.pid is None:
-            return self._hypervisor.counters(vnf.host, vnf.vnf_id or "")[1]
+            return self._remote(vnf, guest)[1]
         return read_usage(guest.pid)
+
+    def _remote(self, vnf: Vnf, guest: Guest) -> tuple[LinkCounters, Usage]:
+        """Counters of a VNF on another host, all from one answer of its engine.
+
+        An engine may take a second for that answer, so the files of a VNF that are read together
+        share one.
+        """
+        known = self._answers.get(vnf.uuid)
+        if known is not None and known[1] is guest and time.monotonic() < known[0] + REMOTE_FRESH_S:
+            return known[2]
+        answer = self._hypervisor.counters(vnf.host, vnf.vnf_id or "")
+        self._answers[vnf.uuid] = time.monotonic(), guest, answer
+        return answer
 
     def console_log(self, vnf: Vnf) -> bytes:
         if vnf.vnf_id is None:
@@ -150,8 +173,15 @@ class InstanceFiles:
                 vnf.emptied.discard(file)
 
     def empty_value(self, vnf: Vnf, file: str) -> None:
-        """A file that was truncated, and closed without a write. It is no order: limits of a
-        VNF that is deployed stay until the next deploy."""
+        """A file that was truncated, and closed without a write: now it is empty.
+
+        Nobody waits for the result of a close, so a failure stands in ``error`` and in the log,
+        and the file holds again what it held.
+        """
         if file in vnf.emptied:
-            vnf.store.write(vnf.path / file, b"")
-            vnf.emptied.discard(file)
+            try:
+                self.set_value(vnf, file, b"")
+            except NfioError as error:
+                log.warning("%s/%s could not be emptied: %s", vnf.label, file, error.line)
+            finally:
+                vnf.emptied.discard(file)

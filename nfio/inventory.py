@@ -40,7 +40,7 @@ class Inventory:
         self._engines: dict[str, Engine] = {}
         self._engines_lock = threading.Lock()
         self.to_look_at: queue.SimpleQueue[Vnf | None] = queue.SimpleQueue()
-        self._ready = False
+        self._known_hosts: set[str] = set()  # whose guests were looked at since the mount
 
     # -- beginning --------------------------------------------------------------------------
 
@@ -82,15 +82,16 @@ class Inventory:
 
     def _saw_all(self, host: str, guests: list[GuestStatus], taken: int) -> None:
         found = {guest.uuid: guest for guest in guests}
+        cause = "engine" if host in self._known_hosts else "mount"
         for vnf in list(self.vnfs.values()):
             if vnf.host == host:
-                self.record(vnf, found.pop(vnf.uuid, None), taken, own=False)
+                self.record(vnf, found.pop(vnf.uuid, None), taken, own=False, cause=cause)
         for guest in found.values():
             if guest.uuid not in self._by_uuid:
                 self._remove_orphan(host, guest.vnf_id, guest.name)
-        if host == "" and not self._ready:
-            self._ready = True
+        if host == "" and host not in self._known_hosts:
             threading.Thread(target=self.when_known, name="autostart", daemon=True).start()
+        self._known_hosts.add(host)
 
     def _saw_event(self, host: str, event: GuestEvent) -> None:
         vnf = self._by_uuid.get(event.uuid)
@@ -146,22 +147,24 @@ class Inventory:
                 status = None
         self.record(vnf, status, taken, own=own)
 
-    def record(self, vnf: Vnf, status: GuestStatus | None, taken: int, *, own: bool) -> None:
+    def record(
+        self, vnf: Vnf, status: GuestStatus | None, taken: int, *, own: bool, cause: str = "engine"
+    ) -> None:
+        """Keep what a look showed, and tell of the move that it means. ``see`` explains ``own``."""
         moved = vnf.see(status, taken, lambda seen: self._guest(vnf, seen), own=own)
         if moved is None:
             return
         before, after = moved
-        if own:
-            self.tell(vnf, before, after, vnf.busy)
-            return
         reason = ""
         if after is State.ERROR and status is not None:
             reason = death_of(status)
             vnf.save(error=reason)
+        elif own:
+            cause = vnf.busy
         else:
             reached = State.RUNNING if after is State.PAUSED else after
             vnf.save(intent=reached.name, **({"error": ""} if before is State.ERROR else {}))
-        self.tell(vnf, before, after, "engine", reason)
+        self.tell(vnf, before, after, cause, reason)
 
     def tell(self, vnf: Vnf, before: State, after: State, cause: str, reason: str = "") -> None:
         log.info("%s: %s -> %s (%s) %s", vnf.label, before.name, after.name, cause, reason)

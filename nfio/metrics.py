@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from nfio.errors import NfioError
 from nfio.instance_files import InstanceFiles
+from nfio.states import State
 from nfio.vnf import Vnf
 
 _FAMILIES = {
@@ -44,7 +45,7 @@ def render(vnfs: Iterable[Vnf], files: InstanceFiles) -> bytes:
         except NfioError:
             errors += 1
             continue
-        up = vnf.guest is not None
+        up = state is State.RUNNING or state is State.SCALING
         samples["nfio_vnf_state"].append(f"nfio_vnf_state{labels} {state.value}\n")
         samples["nfio_vnf_up"].append(f"nfio_vnf_up{labels} {int(up)}\n")
         if up:

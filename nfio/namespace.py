@@ -210,7 +210,7 @@ class Namespace:
             try:
                 self._orchestrator.undefine(node.vnf)
             except Busy:
-                self._undelete.restore(node.vnf)
+                self._undelete.restore(node.vnf, self._caller)
                 raise
             self._undelete.drop(node.vnf)
         elif node.place is Place.INSTANCE_DIR and node.vnf is not None:
@@ -234,13 +234,13 @@ class Namespace:
             if is_temporary(split(node.file)[1]):
                 os.unlink(self._stored(path))
             else:
-                self._undelete.keep(node.vnf, node.file)
+                self._undelete.keep(node.vnf, node.file, self._caller)
             return
         if node.spec is not None and not node.spec.live:
             if node.file == "machine/ip" and node.vnf.host and node.vnf.vnf_id is not None:
                 raise Busy(f"{node.vnf.label} is deployed on {node.vnf.host}")
             default = self._orchestrator.default_of(node.vnf, node.file)
-            self._undelete.keep(node.vnf, node.file)
+            self._undelete.keep(node.vnf, node.file, self._caller)
             node.vnf.store.write(node.vnf.path / node.file, default)
             if node.file == "machine/ip":
                 node.vnf.host = ""

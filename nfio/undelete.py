@@ -32,7 +32,7 @@ class Undelete:
     def __init__(self, store: Store) -> None:
         self._trash = store.own / "trash"
         self._absent: dict[str, tuple[int, float]] = {}  # path: (pid that unlinked it, until when)
-        self._kept: dict[tuple[str, str], float] = {}  # (uuid, file): until when
+        self._kept: dict[tuple[str, str], tuple[int, float]] = {}  # (uuid, file): by whom, until when
 
     # -- absent for the process that unlinked it ----------------------------------------------
 
@@ -58,25 +58,25 @@ class Undelete:
 
     # -- kept for an rmdir that is refused ----------------------------------------------------
 
-    def keep(self, vnf: Vnf, file: str) -> None:
+    def keep(self, vnf: Vnf, file: str, caller: Caller) -> None:
         """Take a stored file away, so that it can be put back."""
         kept = self._trash / vnf.uuid / file
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.rename(vnf.path / file, kept)
-        self._kept[vnf.uuid, file] = time.monotonic() + KEPT_S
+        self._kept[vnf.uuid, file] = caller()[2], time.monotonic() + KEPT_S
 
     def settle(self, vnf: Vnf, file: str, accepted: bool) -> None:
         """A file was made anew. What it held before is not wanted back, unless it was refused."""
-        until = self._kept.pop((vnf.uuid, file), 0.0)
+        _, until = self._kept.pop((vnf.uuid, file), (0, 0.0))
         if not accepted and time.monotonic() < until:
             os.rename(self._trash / vnf.uuid / file, vnf.path / file)
             if file == "machine/ip":
                 vnf.host = values.parse_host(vnf.value(file))
 
-    def restore(self, vnf: Vnf) -> None:
-        """Put back what was unlinked lately and not made anew since."""
-        for uuid, file in list(self._kept):
-            if uuid == vnf.uuid:
+    def restore(self, vnf: Vnf, caller: Caller) -> None:
+        """Put back what the caller, whose rmdir was refused, unlinked and did not make anew."""
+        for (uuid, file), (pid, _) in list(self._kept.items()):
+            if uuid == vnf.uuid and pid == caller()[2]:
                 self.settle(vnf, file, False)
                 self._absent.pop(f"/nf-types/{vnf.label}/{file}", None)
 

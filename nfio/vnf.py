@@ -202,8 +202,8 @@ class Vnf:
     def running_guest(self) -> Guest:
         """Raises NetworkDown (ENETDOWN) if it does not run."""
         guest = self.guest
-        if guest is None:
-            if self.state in (State.RUNNING, State.PAUSED):
+        if guest is None or self.state is State.PAUSED:
+            if self.state is State.RUNNING:
                 raise NetworkDown(f"{self.label} is not running: its first process has ended")
             raise NetworkDown(f"{self.label} is not running: it is {self.state.name}")
         return guest

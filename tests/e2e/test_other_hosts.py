@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 from conftest import need
 from engine import PrivateEngine, wait_until
 from mount import Mount, Vnf, errno_of, is_gone, seconds
+from remote import SSH_HOST, TLS_HOST, TLS_PORT, FarAway, Sshd, make_certificates
 
 pytestmark = pytest.mark.docker
 
-TLS_HOST = "127.0.0.2"
-TLS_PORT = 2376
-SSH_HOST = "127.0.0.3"
-SSH_PORT = 2222
-SILENT_LINK = "nfiotestsilent"
-SILENT_NETWORK = "10.213.255"
 #: longer than connecting to a silent host may take; far shorter than the kernel's own two minutes
 IN_TIME_S = 15
+GONE = ("EHOSTUNREACH", "ETIMEDOUT")
+#: half a second, and what the way there takes: it may have to be opened anew
+SEEN_S = 3
 
 DROP_PING = """\
 table inet filter {
@@ -33,34 +30,6 @@ table inet filter {
 	}
 }
 """
-
-
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
-
-
-def make_certificates(directory: Path) -> None:
-    """An authority, and certificates of a server and a client that it signed, as dockerd wants them."""
-    directory.mkdir()
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    authority = ("-keyout", str(directory / "ca-key.pem"), "-out", str(directory / "ca.pem"))
-    uses = ("-addext", "keyUsage=critical,keyCertSign")
-    openssl("req", "-x509", *key, *authority, "-days", "2", "-subj", "/CN=nfio test authority", *uses)
-    for name, extensions in (
-        ("server", f"subjectAltName=IP:{TLS_HOST}\nextendedKeyUsage=serverAuth\n"),
-        ("client", "extendedKeyUsage=clientAuth\n"),
-    ):
-        secret, request, made = (directory / f"{name}{end}" for end in ("-key.pem", ".csr", ".pem"))
-        openssl("req", *key, "-keyout", str(secret), "-out", str(request), "-subj", f"/CN=nfio test {name}")
-        (directory / f"{name}.ext").write_text(extensions)
-        openssl(
-            *("x509", "-req", "-in", str(request), "-out", str(made), "-days", "2", "-CAcreateserial"),
-            *("-CA", str(directory / "ca.pem"), "-CAkey", str(directory / "ca-key.pem")),
-            *("-extfile", str(directory / f"{name}.ext")),
-        )
-    # Where the docker command looks for a client's.
-    shutil.copy(directory / "client.pem", directory / "cert.pem")
-    shutil.copy(directory / "client-key.pem", directory / "key.pem")
 
 
 @pytest.fixture(scope="module")
@@ -90,63 +59,6 @@ def remote(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         engine.remove()
 
 
-class Sshd:
-    """An ssh server that lets the tests' key in, and its users find the remote engine."""
-
-    def __init__(self, directory: Path, engine: PrivateEngine) -> None:
-        self.directory = directory
-        directory.mkdir(mode=0o700)
-        for name in ("host", "user", "stranger"):
-            subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True
-            )
-        shutil.copy(directory / "user.pub", directory / "authorized_keys")
-        host_key = (directory / "host.pub").read_text()
-        (directory / "known_hosts").write_text(f"[{SSH_HOST}]:{SSH_PORT} {host_key}")
-        (directory / "sshd_config").write_text(
-            f"ListenAddress {SSH_HOST}:{SSH_PORT}\nHostKey {directory}/host\nPidFile none\n"
-            f"AuthorizedKeysFile {directory}/authorized_keys\nStrictModes no\nUsePAM no\n"
-            f"PasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
-            f"SetEnv DOCKER_HOST={engine.url} PATH={os.environ['PATH']}\n"
-        )
-        self.use_key("user")
-        # The user's ssh configuration, without touching the real one.
-        (directory / "bin").mkdir()
-        wrapper = directory / "bin" / "ssh"
-        wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {directory}/ssh_config "$@"\n')
-        wrapper.chmod(0o755)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def use_key(self, name: str) -> None:
-        (self.directory / "ssh_config").write_text(
-            f"IdentityFile {self.directory}/{name}\nIdentitiesOnly yes\nIdentityAgent none\n"
-            f"UserKnownHostsFile {self.directory}/known_hosts\n"
-        )
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {
-            "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
-            "NFIO_DOCKER_URL": f"ssh://root@{{host}}:{SSH_PORT}",
-        }
-
-    def start(self) -> None:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, for privilege separation
-        with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [shutil.which("sshd") or "", "-D", "-e", "-f", str(self.directory / "sshd_config")],
-                stdout=log,
-                stderr=log,
-            )
-        wait_until(lambda: b"Server listening" in (self.directory / "log").read_bytes(), 10, "sshd listens")
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(10)
-            self.process = None
-
-
 @pytest.fixture
 def sshd(remote: PrivateEngine, directory: Path) -> Iterator[Sshd]:
     need("docker", shutil.which("sshd") is not None, "openssh-server is not installed")
@@ -170,6 +82,13 @@ class RemoteMount(Mount):
         self.host = host
         self.remote = remote
 
+    def __enter__(self) -> Self:
+        self.mount()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
     def guests(self) -> list[str]:
         """Ids of all containers of this root on the other host."""
         label = f"label=io.nfio.root={self.root_id}"
@@ -188,25 +107,13 @@ class RemoteMount(Mount):
         return vnf
 
 
-@contextmanager
-def by_tls(directory: Path, remote: PrivateEngine, certificates: Path) -> Iterator[RemoteMount]:
+def by_tls(directory: Path, remote: PrivateEngine, certificates: Path) -> RemoteMount:
     variables = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
-    mount = RemoteMount(directory, TLS_HOST, remote, variables)
-    mount.mount()
-    try:
-        yield mount
-    finally:
-        mount.close()
+    return RemoteMount(directory, TLS_HOST, remote, variables)
 
 
-@contextmanager
-def by_ssh(directory: Path, remote: PrivateEngine, sshd: Sshd) -> Iterator[RemoteMount]:
-    mount = RemoteMount(directory, SSH_HOST, remote, sshd.variables)
-    mount.mount()
-    try:
-        yield mount
-    finally:
-        mount.close()
+def by_ssh(directory: Path, remote: PrivateEngine, sshd: Sshd) -> RemoteMount:
+    return RemoteMount(directory, SSH_HOST, remote, sshd.variables)
 
 
 @pytest.fixture(params=["tls", "ssh"])
@@ -221,14 +128,17 @@ def nfio(request: pytest.FixtureRequest, remote: PrivateEngine, directory: Path)
 
 @pytest.fixture
 def silent_host() -> Iterator[str]:
-    """An address whose packets get lost, as behind a cut cable."""
-    subprocess.run(["ip", "link", "add", SILENT_LINK, "type", "dummy"], check=True)
-    try:
-        subprocess.run(["ip", "addr", "add", f"{SILENT_NETWORK}.1/24", "dev", SILENT_LINK], check=True)
-        subprocess.run(["ip", "link", "set", SILENT_LINK, "up"], check=True)
-        yield f"{SILENT_NETWORK}.2"
-    finally:
-        subprocess.run(["ip", "link", "del", SILENT_LINK], check=True)
+    """An address whose packets get lost."""
+    with FarAway() as place:
+        place.cut()
+        yield place.address
+
+
+@pytest.fixture
+def far_away(remote: PrivateEngine) -> Iterator[FarAway]:
+    with FarAway() as place:
+        place.relay(remote)
+        yield place
 
 
 def ping(address: str, count: int = 10) -> str:
@@ -270,7 +180,7 @@ def test_the_life_of_a_vnf_on_another_host(remote: PrivateEngine, nfio: RemoteMo
     packets = firewall.number("stats/rx_packets")
     bytes_before = firewall.number("stats/rx_bytes")
     ping(address, 100)
-    assert firewall.number("stats/rx_packets") >= packets + 100
+    wait_until(lambda: firewall.number("stats/rx_packets") >= packets + 100, 5, "all packets are counted")
     assert firewall.number("stats/rx_bytes") >= bytes_before + 100 * 98
     assert firewall.number("stats/tx_packets") >= 100
     assert firewall.number("stats/pkt_drops") >= 0
@@ -314,7 +224,7 @@ def test_what_happens_on_another_host_is_seen(remote: PrivateEngine, nfio: Remot
     (container,) = nfio.guests()
     for command, state in (("pause", "PAUSED"), ("unpause", "RUNNING"), ("kill", "ERROR")):
         remote.docker(command, container)
-        wait_until(lambda state=state: web.state == state, 0.5, f"{command} is seen")
+        wait_until(lambda state=state: web.state == state, SEEN_S, f"{command} is seen")
     assert "signal 9" in web.error
     assert errno_of(lambda: web.read("stats/rx_bytes")) == "ENETDOWN"
     web.write("state", "RUNNING\n")
@@ -418,3 +328,24 @@ def test_a_certificate_of_another_authority_is_refused(remote: PrivateEngine, di
         firewall = nfio.place("firewall", "fw0")
         assert errno_of(lambda: firewall.act("activate")) == "EHOSTUNREACH"
         assert "certificate" in firewall.error.lower()
+
+
+@pytest.mark.parametrize("outage", ["short", "long"])
+def test_a_cut_cable_is_noticed_and_its_end_too(
+    remote: PrivateEngine, directory: Path, far_away: FarAway, outage: str
+) -> None:
+    with RemoteMount(directory, far_away.address, remote, far_away.variables) as nfio:
+        web = nfio.place("web", "www")
+        web.act("activate")
+        (container,) = nfio.guests()
+        far_away.cut()
+        wait_until(lambda: errno_of(lambda: web.read("state")) in GONE, IN_TIME_S, "it is noticed")
+        assert errno_of(lambda: web.act("stop")) in GONE
+        if outage == "long":
+            # Until the connections are given up, and nothing but the cable can bring them back.
+            wait_until(lambda: not far_away.connections(), 30, "connections are given up")
+        far_away.mend()
+        wait_until(lambda: errno_of(lambda: web.read("state")) == "", 20, "it is seen again")
+        assert web.state == "RUNNING"
+        remote.docker("kill", container)
+        wait_until(lambda: web.state == "ERROR", 20, "events are followed")

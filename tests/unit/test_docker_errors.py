@@ -12,8 +12,8 @@ import docker.errors
 import pytest
 import requests.exceptions
 import urllib3.exceptions
-from hypervisor.docker_errors import translate, translate_errors
 
+from hypervisor.docker_errors import translate, translate_errors
 from nfio.errors import HypervisorError, HypervisorTimeout, HypervisorUnreachable, NfioError, NoSuchVnf
 
 ENGINE = "unix:///var/run/docker.sock"
@@ -181,7 +181,9 @@ def test_nfios_own_errors_pass_unchanged() -> None:
     assert found.value is own and translate(own, ENGINE) is own
 
 
-@pytest.mark.parametrize("error", [KeyError("Id"), ValueError("x"), TypeError("x"), json.JSONDecodeError("x", "", 0)])
+@pytest.mark.parametrize(
+    "error", [KeyError("Id"), ValueError("x"), TypeError("x"), json.JSONDecodeError("x", "", 0)]
+)
 def test_a_mistake_in_the_driver_is_not_taken_for_the_engines(error: Exception) -> None:
     with pytest.raises(type(error)), translate_errors(ENGINE):
         raise error

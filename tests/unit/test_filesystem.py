@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from memory_driver import MemoryDriver
 from world import PLAIN_TYPE
 
+from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from nfio import Nfio, VNFSOperations
 from nfio._fuse import FileInfo, FuseOSError
 from nfio.errors import Busy, NetworkDown, NotFound, NotPermitted
@@ -69,7 +69,9 @@ def test_every_operation_answers(nfio: Nfio) -> None:
     nfio("mkdir", A, 0o755)
     found = nfio("getattr", f"{A}/uuid")
     assert found["st_size"] == 1000 and stat.S_ISREG(found["st_mode"])
-    assert {"st_atime", "st_ctime", "st_gid", "st_mode", "st_mtime", "st_nlink", "st_size", "st_uid"} <= set(found)
+    assert {"st_atime", "st_ctime", "st_gid", "st_mode", "st_mtime", "st_nlink", "st_size", "st_uid"} <= set(
+        found
+    )
     assert nfio("access", f"{A}/uuid", os.R_OK) == 0
     assert nfio("chmod", f"{A}/uuid", 0o400) == 0
     assert nfio("chown", f"{A}/uuid", -1, -1) == 0

@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable
 
 import pytest
+from memory_driver import MemoryDriver
+
 from hypervisor.docker_driver import Docker
 from hypervisor.hypervisor_base import HypervisorBase, Resources, VnfSpec
 from hypervisor.hypervisor_factory import DRIVERS, HypervisorFactory
 from hypervisor.hypervisor_return_codes import EMPTY, SUCCESS, ReturnCode, code_of, error_of
-from memory_driver import MemoryDriver
-
 from nfio import errors
 from nfio.errors import HypervisorError, HypervisorTimeout, NfioError
 
@@ -23,7 +23,9 @@ def test_there_is_no_driver_before_the_factory_was_made() -> None:
 
 
 @pytest.mark.usefixtures("no_hypervisor")
-def test_docker_is_the_default_and_speaks_to_no_engine_until_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docker_is_the_default_and_speaks_to_no_engine_until_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
     HypervisorFactory()
     assert isinstance(HypervisorFactory.get_hypervisor_instance(), Docker)

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 
 from engine import wait_until
-from hypervisor.hypervisor_base import Phase, VnfSpec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from lifecycle import TABLE, WANTED, allowed
-from memory_driver import MemoryGuest
+from memory_engine import MemoryGuest
 from world import TRUTH, World, errno_of, register_memory_driver, unregister_memory_driver
 
+from hypervisor.hypervisor_base import Phase, VnfSpec
 from nfio.errors import HypervisorError, HypervisorTimeout, HypervisorUnreachable
 from nfio.states import State
 
@@ -195,7 +195,9 @@ class Lives(RuleBasedStateMachine):
     @rule(uuid=st.uuids())
     def find_an_orphan(self, uuid: object) -> None:
         self.world.engine.settle()
-        orphan = self.world.engine.add("orphan", "nfio/plain", VnfSpec(self.world.store.root_id, uuid=str(uuid)))
+        orphan = self.world.engine.add(
+            "orphan", "nfio/plain", VnfSpec(self.world.store.root_id, uuid=str(uuid))
+        )
         wait_until(lambda: orphan.vnf_id not in self.world.engine.guests, 5, "the orphan is removed")
 
     @rule()
@@ -240,7 +242,7 @@ class Lives(RuleBasedStateMachine):
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(
-    max_examples=40,
+    max_examples=30,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypervisor.hypervisor_base import READY_LINE, REJECTED_LINE, CommandResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from middleboxes import Guest, Middlebox, Recipe, firewall, web
 
+from hypervisor.hypervisor_base import READY_LINE, REJECTED_LINE, CommandResult
+from middleboxes import Guest, Middlebox, Recipe, firewall, web
 from nfio.errors import HypervisorError, NotSupported
 from nfio.images import init_script, recipe_hash
 from nfio.modules import DEFAULT, ModuleRoot, resolve
@@ -87,7 +87,9 @@ def test_nginx_status_is_parsed() -> None:
     assert web.parse_status(STATUS) == {"active_connections": 3, "connections": 11, "requests": 25}
 
 
-@pytest.mark.parametrize("text", ["", "<html>404</html>", "Active connections: x", STATUS.replace("11 11", "11")])
+@pytest.mark.parametrize(
+    "text", ["", "<html>404</html>", "Active connections: x", STATUS.replace("11 11", "11")]
+)
 def test_what_is_no_status_says_what_to_keep_in_the_configuration(text: str) -> None:
     with pytest.raises(HypervisorError, match=r"keep `include /etc/nfio/nfio-status\.conf;`"):
         web.parse_status(text)
@@ -169,7 +171,7 @@ def test_a_guest_says_that_it_is_ready_and_serves(run: Run) -> None:
 
 
 def test_a_guest_whose_configuration_is_bad_says_why_and_ends(run: Run) -> None:
-    words = "it's \"bad\": $HOME\nin two lines"
+    words = 'it\'s "bad": $HOME\nin two lines'
     status, lines = run(middlebox(check=("sh", "-c", f"printf '%s\\n' {shlex.quote(words)} >&2; false")))
     assert (status, lines) == (78, [REJECTED_LINE, *words.splitlines()])
 

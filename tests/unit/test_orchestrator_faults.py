@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from engine import wait_until
-from hypervisor.hypervisor_base import Phase
 from world import TRUTH, World, errno_of
 
+from hypervisor.hypervisor_base import Phase
 from nfio.errors import HypervisorError, HypervisorTimeout, HypervisorUnreachable, NfioError
 from nfio.states import State
 

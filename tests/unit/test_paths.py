@@ -96,7 +96,9 @@ def test_any_path_has_a_place_or_none_and_always_the_same(path: str) -> None:
 
 
 @quick
-@given(names, names, st.lists(names, min_size=1, max_size=3), anything.map(lambda t: t.replace("nf-types", "")))
+@given(
+    names, names, st.lists(names, min_size=1, max_size=3), anything.map(lambda t: t.replace("nf-types", ""))
+)
 def test_what_stands_before_nf_types_does_not_matter(
     kind: str, name: str, file: list[str], before: str
 ) -> None:
@@ -133,7 +135,9 @@ def test_names_that_clients_give_temporary_files_are_known(name: str) -> None:
     assert is_temporary(name)
 
 
-@pytest.mark.parametrize("name", ["action", "nf_conf", "rules", "sed", "sedative", ".hidden", "49130", "a.swp"])
+@pytest.mark.parametrize(
+    "name", ["action", "nf_conf", "rules", "sed", "sedative", ".hidden", "49130", "a.swp"]
+)
 def test_other_names_are_not_temporary(name: str) -> None:
     assert not is_temporary(name)
 

@@ -110,7 +110,9 @@ def test_a_state_that_was_seen_makes_and_drops_the_instance() -> None:
 
 
 @pytest.mark.parametrize("wanted", WANTED)
-@pytest.mark.parametrize("current", [State.DEFINED, State.CONFIGURED, State.RUNNING, State.PAUSED, State.ERROR])
+@pytest.mark.parametrize(
+    "current", [State.DEFINED, State.CONFIGURED, State.RUNNING, State.PAUSED, State.ERROR]
+)
 def test_a_way_leads_from_every_state_to_every_state_that_can_be_asked_for(
     current: State, wanted: State
 ) -> None:

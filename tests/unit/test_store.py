@@ -37,7 +37,11 @@ def test_an_instance_is_made_whole(store: Store) -> None:
     record = store.create_instance("plain", "a", 0o750, ME, FILES)
     assert list(store.instances()) == [("plain", "a")]
     place = store.instance("plain", "a")
-    assert {name for name, content in tree(place).items() if content is None} == {"config", "machine", "stats"}
+    assert {name for name, content in tree(place).items() if content is None} == {
+        "config",
+        "machine",
+        "stats",
+    }
     assert {file: (place / file).read_bytes() for file in FILES} == FILES
     assert stat.S_IMODE(place.stat().st_mode) == stat.S_IMODE((place / "config").stat().st_mode) == 0o750
     assert stat.S_IMODE((place / "config/nf_conf").stat().st_mode) == 0o644

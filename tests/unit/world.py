@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import wait_until
+from memory_driver import MemoryDriver
+from memory_engine import MemoryEngine, MemoryGuest
+
 from hypervisor.hypervisor_base import Phase
 from hypervisor.hypervisor_factory import DRIVERS, HypervisorFactory
-from memory_driver import MemoryDriver, MemoryEngine, MemoryGuest
-
 from nfio.errors import NfioError
 from nfio.handles import Handle
 from nfio.namespace import Namespace
