@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
-import socket
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -20,11 +17,19 @@ from docker import APIClient
 from docker.errors import APIError
 
 from hypervisor.docker_connection import connect, url_of
+from hypervisor.docker_console import await_ready, read_frames, refuse_early_death
 from hypervisor.docker_errors import translate_errors
+from hypervisor.docker_formats import (
+    CPU_PERIOD_US,
+    LABEL,
+    counters_of,
+    limits_of,
+    seconds_of,
+    status_of,
+)
+from hypervisor.docker_images import images_of, import_root
 from hypervisor.hypervisor_base import (
     CONFIG_DIR,
-    READY_LINE,
-    REJECTED_LINE,
     CommandResult,
     Finding,
     GuestEvent,
@@ -32,14 +37,12 @@ from hypervisor.hypervisor_base import (
     HypervisorBase,
     ImageInfo,
     LinkCounters,
-    Phase,
     Resources,
     Usage,
     VnfSpec,
 )
 from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from nfio.errors import (
-    ConfigurationRejected,
     HypervisorError,
     HypervisorTimeout,
     HypervisorUnreachable,
@@ -47,31 +50,14 @@ from nfio.errors import (
     NoSuchVnf,
 )
 
-#: Set on every container; the others add what follows the dot.
-LABEL = "io.nfio"
 #: An image with this label announces itself on its console (see READY_LINE).
 INIT_LABEL = "io.nfio.init"
-RECIPE_LABEL = "io.nfio.recipe"
 
 STOP_GRACE_S = 10
 #: an engine that takes longer to say that it is there is taken for hung
 PING_TIMEOUT_S = 2.0
-#: the kernel counts CPU time in periods of this many microseconds
-CPU_PERIOD_US = 100_000
-#: a program that does not announce itself and ends within this time was not started
-EARLY_DEATH_S = 0.2
-_HANDSHAKE_POLL_S = 0.01
 _LOG_LINES = 10_000
 
-_PHASES = {
-    "created": Phase.CONFIGURED,
-    "running": Phase.RUNNING,
-    "restarting": Phase.RUNNING,
-    "paused": Phase.PAUSED,
-    "exited": Phase.EXITED,
-    "removing": Phase.BROKEN,
-    "dead": Phase.BROKEN,
-}
 #: what the engine says of a guest that changes nothing about it
 _SILENT_EVENTS = ("exec_", "top", "attach", "detach", "resize", "copy", "export", "commit")
 
@@ -152,7 +138,7 @@ class Docker(HypervisorBase):
     def _create_arguments(
         self, client: APIClient, host: str, image_name: str, spec: VnfSpec
     ) -> dict[str, Any]:
-        limits = _limits(spec.resources)
+        limits = limits_of(spec.resources)
         binds = []
         if spec.config_dir is not None and self.is_local(host):
             binds.append(f"{spec.config_dir}:{CONFIG_DIR}:ro")
@@ -240,39 +226,10 @@ class Docker(HypervisorBase):
                 return SUCCESS
             client.start(vnf_id)
             if INIT_LABEL in (before["Config"]["Labels"] or {}):
-                self._await_ready(client, vnf_id, _seconds(before["State"]["FinishedAt"]))
+                await_ready(client, vnf_id, seconds_of(before["State"]["FinishedAt"]), self.timeout_s)
             else:
-                self._refuse_early_death(client, vnf_id)
+                refuse_early_death(client, vnf_id)
         return SUCCESS
-
-    def _await_ready(self, client: APIClient, vnf_id: str, since: float) -> None:
-        """Wait for the guest's first word of this run; lines up to ``since`` are of older runs."""
-        deadline = time.monotonic() + self.timeout_s
-        while True:
-            running = client.inspect_container(vnf_id)["State"]["Running"]
-            lines = client.logs(vnf_id, since=since or None).decode(errors="replace")
-            if READY_LINE in lines:
-                return
-            if not running:
-                _, rejected, reason = lines.partition(REJECTED_LINE)
-                if rejected:
-                    raise ConfigurationRejected(reason.strip())
-                raise HypervisorError(f"it ended while it started: {_last_line(lines)}")
-            if time.monotonic() > deadline:
-                raise HypervisorTimeout(f"it started and did not report within {self.timeout_s:g} s")
-            time.sleep(_HANDSHAKE_POLL_S)
-
-    @staticmethod
-    def _refuse_early_death(client: APIClient, vnf_id: str) -> None:
-        deadline = time.monotonic() + EARLY_DEATH_S
-        while time.monotonic() < deadline:
-            state = client.inspect_container(vnf_id)["State"]
-            if not state["Running"]:
-                lines = client.logs(vnf_id, tail=5).decode(errors="replace")
-                raise HypervisorError(
-                    f"its program ended at once with exit code {state['ExitCode']}: {_last_line(lines)}"
-                )
-            time.sleep(_HANDSHAKE_POLL_S)
 
     def restart(self, host: str, vnf_id: str) -> ReturnCode:
         """Restarts a docker container."""
@@ -303,7 +260,7 @@ class Docker(HypervisorBase):
     def scale(self, host: str, vnf_id: str, resources: Resources) -> ReturnCode:
         with translate_errors(url_of(host)):
             client = self._client(host)
-            limits = _limits(resources)
+            limits = limits_of(resources)
             # 0 means "leave it" to the engine, so no limit is said as all that the host has.
             limits.setdefault("mem_limit", client.info()["MemTotal"])
             limits.setdefault("memswap_limit", limits["mem_limit"])
@@ -319,7 +276,7 @@ class Docker(HypervisorBase):
             job = client.exec_create(vnf_id, cmd)["Id"]
             stream = client.exec_start(job, socket=True)
             try:
-                output = _read_frames(stream, time.monotonic() + self.timeout_s)
+                output = read_frames(stream, time.monotonic() + self.timeout_s)
             except TimeoutError:
                 self._end(host, client.exec_inspect(job))
                 raise HypervisorTimeout(
@@ -352,23 +309,7 @@ class Docker(HypervisorBase):
     def inspect(self, host: str, vnf_id: str) -> GuestStatus:
         with translate_errors(url_of(host)):
             found = self._client(host).inspect_container(vnf_id)
-        state = found["State"]
-        phase = _PHASES.get(state["Status"], Phase.BROKEN)
-        reason = state.get("Error") or ""
-        if state.get("OOMKilled") and phase is Phase.EXITED:
-            reason = "the kernel killed it: out of memory (vm.memory)"
-        running = phase in (Phase.RUNNING, Phase.PAUSED)
-        return GuestStatus(
-            vnf_id=found["Id"],
-            uuid=(found["Config"]["Labels"] or {}).get(f"{LABEL}.uuid", ""),
-            name=found["Name"].lstrip("/"),
-            word=state["Status"],
-            phase=phase,
-            pid=state["Pid"] if running and self.is_local(host) else None,
-            address=_address(found["NetworkSettings"]) if running else "",
-            exit_code=state["ExitCode"] if phase is Phase.EXITED else None,
-            reason=reason,
-        )
+        return status_of(found, local=self.is_local(host))
 
     def list_guests(self, host: str, root: str) -> list[GuestStatus]:
         with translate_errors(url_of(host)):
@@ -404,54 +345,17 @@ class Docker(HypervisorBase):
     def counters(self, host: str, vnf_id: str) -> tuple[LinkCounters, Usage]:
         with translate_errors(url_of(host)):
             stats = self._client(host).stats(vnf_id, stream=False, one_shot=True)
-        links = (stats.get("networks") or {}).values()
-
-        def total(*keys: str) -> int:
-            return sum(int(link.get(key, 0)) for link in links for key in keys)
-
-        return (
-            LinkCounters(
-                total("rx_bytes"),
-                total("tx_bytes"),
-                total("rx_packets"),
-                total("tx_packets"),
-                total("rx_dropped", "tx_dropped"),
-            ),
-            Usage(
-                stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
-                int(stats["memory_stats"].get("usage", 0)),
-            ),
-        )
+        return counters_of(stats)
 
     # -- images -----------------------------------------------------------------------------
 
     def import_image(self, name: str, tarball: Path, command: list[str], labels: dict[str, str]) -> None:
-        changes = [f"CMD {json.dumps(command)}"]
-        changes += [f"LABEL {_quoted(key)}={_quoted(value)}" for key, value in labels.items()]
-        repository, _, tag = name.partition(":")
         with translate_errors(url_of("")):
-            answer = self._client("").import_image_from_file(
-                str(tarball), repository=repository, tag=tag or "latest", changes=changes
-            )
-        # A failure after the transfer comes with status 200, as a line of the answer.
-        for line in answer.splitlines():
-            if error := json.loads(line).get("error"):
-                raise HypervisorError(error)
+            import_root(self._client(""), name, tarball, command, labels)
 
     def list_images(self) -> list[ImageInfo]:
         with translate_errors(url_of("")):
-            found = self._client("").images()
-        return [
-            ImageInfo(
-                name,
-                image["Size"],
-                float(image["Created"]),
-                (image["Labels"] or {}).get(RECIPE_LABEL, ""),
-            )
-            for image in found
-            for name in image["RepoTags"] or ()
-            if name != "<none>:<none>"
-        ]
+            return images_of(self._client(""))
 
     def check(self) -> list[Finding]:
         what = f"Docker engine at {url_of('')}"
@@ -461,64 +365,3 @@ class Docker(HypervisorBase):
         except NfioError as error:
             return [Finding(what, False, error.line, "scripts/setup, or: systemctl start docker")]
         return [Finding(what, True, f"version {version['Version']}, API {version['ApiVersion']}")]
-
-
-def _limits(resources: Resources) -> dict[str, Any]:
-    """The engine's arguments for limits; those that are not limited are left out."""
-    limits: dict[str, Any] = {}
-    if resources.memory_bytes is not None:
-        limits["mem_limit"] = resources.memory_bytes
-        limits["memswap_limit"] = resources.memory_bytes  # a limit, not a limit and swap beside it
-    if resources.vcpu is not None:
-        limits["cpu_period"] = CPU_PERIOD_US
-        limits["cpu_quota"] = round(resources.vcpu * CPU_PERIOD_US)
-    return limits
-
-
-def _address(network: dict[str, Any]) -> str:
-    return next((n["IPAddress"] for n in (network.get("Networks") or {}).values() if n["IPAddress"]), "")
-
-
-def _seconds(timestamp: str) -> float:
-    """Seconds since the epoch of the engine's RFC 3339 time; 0 for its year 1, meaning never."""
-    if timestamp.startswith("0001"):
-        return 0.0
-    whole, _, fraction = timestamp.rstrip("Z").partition(".")
-    # The engine says nanoseconds; fromisoformat takes six digits.
-    return datetime.fromisoformat(f"{whole}.{fraction[:6] or '0':0<6}+00:00").timestamp()
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it wrote nothing on its console"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _read_frames(stream: Any, deadline: float) -> bytes:
-    """All output of an exec: frames of 8 bytes of header (the last 4 the length) and payload.
-
-    Raises TimeoutError at the deadline (monotonic seconds).
-    """
-    raw: socket.socket = getattr(stream, "_sock", stream)
-    # What came with the last bytes of the answer's header is in the reader's buffer already.
-    reader = stream._response.raw._fp.fp
-    data = bytearray()
-    while True:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError
-        raw.settimeout(remaining)
-        chunk = reader.read1(65536)
-        if not chunk:
-            break
-        data += chunk
-    output = bytearray()
-    position = 0
-    while position + 8 <= len(data):
-        length = int.from_bytes(data[position + 4 : position + 8], "big")
-        output += data[position + 8 : position + 8 + length]
-        position += 8 + length
-    return bytes(output)

@@ -17,6 +17,8 @@ from nfio.errors import (
 
 
 class ReturnCode(IntEnum):
+    """How an operation ended; 0 is success, as everywhere in Unix."""
+
     SUCCESS = 0
     FAILURE = 1
     UNREACHABLE = 2

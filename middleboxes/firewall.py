@@ -78,6 +78,7 @@ def without_own_table(ruleset: str) -> str:
 
 
 def rules(guest: Guest) -> str:
+    """The ruleset as the kernel has it, without what nfio adds."""
     return without_own_table(guest.tool("nft", "list", "ruleset"))
 
 

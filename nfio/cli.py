@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from nfio import __version__
 from nfio.errors import NfioError
@@ -23,6 +24,9 @@ A first session:
 """
 
 
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # it has no public name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nfio",
@@ -33,6 +37,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nfio {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
+    _add_mount(commands)
+    umount = commands.add_parser("umount", help="unmount; what runs goes on running")
+    umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    umount.set_defaults(run=_umount)
+
+    image = commands.add_parser("image", help="make and list images of VNF types")
+    actions = image.add_subparsers(metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="make the images of types from Debian packages")
+    build.add_argument("types", metavar="TYPE", nargs="+")
+    build.add_argument(
+        "--force", action="store_true", help="make it anew although its recipe has not changed"
+    )
+    build.add_argument("--module-root", metavar="DIR", default="middleboxes")
+    build.set_defaults(run=_image_build)
+    listing = actions.add_parser("list", help="list the images that the hypervisor has")
+    listing.set_defaults(run=_image_list)
+
+    doctor = commands.add_parser("doctor", help="say what is missing on this machine, and what mends it")
+    doctor.add_argument("--module-root", metavar="DIR", default="middleboxes")
+    doctor.set_defaults(run=_doctor)
+
+    top = commands.add_parser("top", help="show a live table of all VNFs")
+    top.add_argument("mountpoint", metavar="MOUNTPOINT")
+    top.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
+    top.add_argument("--once", action="store_true", help="print the table once and end")
+    top.set_defaults(run=_top)
+    return parser
+
+
+def _add_mount(commands: _Commands) -> None:
     mount = commands.add_parser("mount", help="mount the tree; returns when it answers")
     mount.add_argument(
         "root", metavar="ROOT", help="directory that keeps everything; made if it is not there"
@@ -62,33 +96,6 @@ def _parser() -> argparse.ArgumentParser:
         help="debug, info, warning or error (default: %(default)s); the log is ROOT/.nfio/nfio.log",
     )
     mount.set_defaults(run=_mount)
-
-    umount = commands.add_parser("umount", help="unmount; what runs goes on running")
-    umount.add_argument("mountpoint", metavar="MOUNTPOINT")
-    umount.set_defaults(run=_umount)
-
-    image = commands.add_parser("image", help="make and list images of VNF types")
-    actions = image.add_subparsers(metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="make the images of types from Debian packages")
-    build.add_argument("types", metavar="TYPE", nargs="+")
-    build.add_argument(
-        "--force", action="store_true", help="make it anew although its recipe has not changed"
-    )
-    build.add_argument("--module-root", metavar="DIR", default="middleboxes")
-    build.set_defaults(run=_image_build)
-    listing = actions.add_parser("list", help="list the images that the hypervisor has")
-    listing.set_defaults(run=_image_list)
-
-    doctor = commands.add_parser("doctor", help="say what is missing on this machine, and what mends it")
-    doctor.add_argument("--module-root", metavar="DIR", default="middleboxes")
-    doctor.set_defaults(run=_doctor)
-
-    top = commands.add_parser("top", help="show a live table of all VNFs")
-    top.add_argument("mountpoint", metavar="MOUNTPOINT")
-    top.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
-    top.add_argument("--once", action="store_true", help="print the table once and end")
-    top.set_defaults(run=_top)
-    return parser
 
 
 def _mount(arguments: argparse.Namespace) -> int:

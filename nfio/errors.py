@@ -44,7 +44,9 @@ class NfioError(Exception):
     @property
     def line(self) -> str:
         """The reason as the one line of ASCII that the file ``error`` holds, cut where nobody reads on."""
-        line = " ".join(self.reason.split()).encode("ascii", "backslashreplace").decode()
+        words = " ".join(self.reason.split())
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+        line = shown.encode("ascii", "backslashreplace").decode()
         return line if len(line) <= LINE_LIMIT else f"{line[:LINE_LIMIT]}..."
 
 

@@ -183,6 +183,19 @@ class StoredHandle(Handle):
         os.close(self._fd)
 
 
+class JournalHandle(Handle):
+    """``events``: what had happened when it was opened. It is not copied, however long it is."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._fd, self._size = journal.open()
+
+    def read(self, length: int, offset: int) -> bytes:
+        return os.pread(self._fd, max(0, min(length, self._size - offset)), offset)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class StreamHandle(Handle):
     """``pipes/events``: reads block until something happens after the file was opened."""
 

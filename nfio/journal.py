@@ -53,10 +53,20 @@ class Journal:
         draft.write_bytes(kept)
         os.rename(draft, self._path)
 
+    def open(self) -> tuple[int, int]:
+        """A file descriptor of all events, and how many bytes of it there are so far.
+
+        The file is only ever appended to, or replaced: those bytes stay what they are.
+        """
+        with self._changed:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return fd, os.fstat(fd).st_size
+
     def read(self) -> bytes:
         """All events so far."""
-        with self._changed:
-            return self._path.read_bytes() if self._path.exists() else b""
+        fd, size = self.open()
+        with os.fdopen(fd, "rb") as file:
+            return file.read(size)
 
     @property
     def position(self) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from nfio.errors import AlreadyExists, Busy, NfioError, NotADirectory, NotFound
+from nfio.errors import AlreadyExists, Busy, InvalidValue, NfioError, NotADirectory, NotFound
 from nfio.modules import DEFAULT
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ _FSTYPE = "fuse.nfio"
 
 @dataclass(frozen=True)
 class MountOptions:
+    """What ``nfio mount`` was asked for."""
+
     root: str
     mountpoint: str
     hypervisor: str
@@ -81,7 +83,7 @@ def _answers(mountpoint: str) -> bool:
     return True
 
 
-def _prepare(mountpoint: str) -> None:
+def _prepare(root: str, mountpoint: str) -> None:
     """Make sure that nfio can be mounted there; a dead mount is taken away first."""
     if not _answers(mountpoint):
         _unmount_command("-u", "-z", mountpoint)
@@ -93,6 +95,10 @@ def _prepare(mountpoint: str) -> None:
         raise NotADirectory(f"{mountpoint} is not a directory")
     if os.listdir(mountpoint):
         raise AlreadyExists(f"{mountpoint} is not empty: nfio is mounted on an empty directory")
+    place = os.path.realpath(mountpoint)
+    if os.path.commonpath([place, os.path.realpath(root)]) == place:
+        raise InvalidValue(f"{root} lies in {mountpoint}: the mount would hide it")
+    (Path(root) / ".nfio").mkdir(parents=True, exist_ok=True)  # what is wrong with it is said here
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise NotFound("/dev/fuse cannot be opened: load the kernel's fuse module; `nfio doctor` says more")
 
@@ -111,7 +117,7 @@ def mount(options: MountOptions) -> None:
     Raises:
         NfioError: it could not be mounted; the message says why.
     """
-    _prepare(options.mountpoint)
+    _prepare(options.root, options.mountpoint)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -155,7 +161,9 @@ def _run_detached(options: MountOptions, writer: int) -> None:
         for source, target in ((null, 0), (sink, 1), (sink, 2)):
             os.dup2(source, target)
         os.chdir("/")
-        handler = RotatingFileHandler(log_path, maxBytes=LOG_LIMIT_BYTES, backupCount=1)
+        handler = RotatingFileHandler(
+            log_path, maxBytes=LOG_LIMIT_BYTES, backupCount=1, errors="backslashreplace"
+        )
         serve(options, lambda: _say_ready(writer), handler)
         status = 0
     except NfioError as error:
@@ -183,6 +191,8 @@ def serve(options: MountOptions, on_ready: Callable[[], None], handler: logging.
         handlers=[handler],
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # The binding would log every ENOENT with a traceback.
+    logging.getLogger("fuse").setLevel(logging.WARNING)
     from nfio.filesystem import Nfio
 
     Nfio(
@@ -196,7 +206,8 @@ def serve(options: MountOptions, on_ready: Callable[[], None], handler: logging.
 
 
 def serve_foreground(options: MountOptions) -> None:
-    _prepare(options.mountpoint)
+    """Mount, and serve in this process; its log goes to stderr."""
+    _prepare(options.root, options.mountpoint)
     serve(options, lambda: None, logging.StreamHandler())
 
 

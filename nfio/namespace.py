@@ -23,7 +23,15 @@ from nfio.errors import (
     NotFound,
     NotPermitted,
 )
-from nfio.handles import Handle, OrderHandle, SnapshotHandle, StoredHandle, StreamHandle, ValueHandle
+from nfio.handles import (
+    Handle,
+    JournalHandle,
+    OrderHandle,
+    SnapshotHandle,
+    StoredHandle,
+    StreamHandle,
+    ValueHandle,
+)
 from nfio.nodes import STREAM, TOP_LINKS, Node, Nodes, Place
 from nfio.paths import check_file_name, check_name, is_temporary, locate, split
 from nfio.tree import FILES, LIVE_SIZE, FileSpec, Kind
@@ -145,7 +153,7 @@ class Namespace:
         if path == STREAM:
             return StreamHandle(self._orchestrator.journal, self._cancelled)
         if path == "/events":
-            return SnapshotHandle(self._orchestrator.journal.read())
+            return JournalHandle(self._orchestrator.journal)
         if path == "/version":
             return SnapshotHandle(f"{__version__}\n".encode())
         return SnapshotHandle(metrics.render(list(self._orchestrator.vnfs.values()), self._files))

@@ -29,6 +29,8 @@ TOP_LINKS = {"/pipes/events": ".events"}
 
 
 class Place(Enum):
+    """What kind of place a path leads to."""
+
     TOP_DIR = auto()
     TOP_FILE = auto()
     TOP_LINK = auto()

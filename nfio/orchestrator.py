@@ -212,7 +212,7 @@ class Orchestrator(Inventory):
             type=vnf.type,
             instance=vnf.name,
             uuid=vnf.uuid,
-            resources=resources_of(vnf),
+            resources=vnf.resources(),
             capabilities=middlebox.capabilities,
             sysctls=dict(middlebox.sysctls),
             user=middlebox.user,
@@ -313,8 +313,8 @@ class Orchestrator(Inventory):
         """A write to vm.vcpu or vm.memory: the limit holds at once where the VNF is deployed."""
         with self.operation(vnf, "scale"):
             self._refresh(vnf)
-            resources = resources_of(vnf, {file: content})
-            if vnf.vnf_id is not None and resources != resources_of(vnf):
+            resources = vnf.resources({file: content})
+            if vnf.vnf_id is not None and resources != vnf.resources():
                 self._scale(vnf, resources)
             self.store.write(vnf.path / file, content)
             vnf.emptied.discard(file)
@@ -375,17 +375,6 @@ class Orchestrator(Inventory):
                     self.reach(vnf, State.RUNNING)
             except (NfioError, OSError) as error:
                 log.error("%s could not be started on mount: %s", vnf.label, error)
-
-
-def resources_of(vnf: Vnf, changes: dict[str, bytes] | None = None) -> Resources:
-    """Limits as ``machine/`` says, or would say after a change."""
-
-    def content(file: str) -> bytes:
-        return changes[file] if changes and file in changes else vnf.value(file)
-
-    return Resources(
-        values.parse_vcpu(content("machine/vm.vcpu")), values.parse_memory(content("machine/vm.memory"))
-    )
 
 
 def owner_name(uid: int) -> str:

@@ -194,11 +194,13 @@ class Store:
     def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
         """Replace the content of a stored file at once; its mode and owner stay as they were."""
         draft = self.own / "new" / uuid.uuid4().hex  # where nobody sees it who lists the directory
+        around: os.stat_result | None = None
         try:
             with open(draft, "xb") as file:
                 file.write(content)
                 try:
                     old = os.lstat(path)
+                    around = os.stat(path.parent)
                     os.fchown(file.fileno(), old.st_uid, old.st_gid)
                     os.fchmod(file.fileno(), old.st_mode & 0o7777)
                 except FileNotFoundError:
@@ -206,6 +208,9 @@ class Store:
                     os.fchown(file.fileno(), parent.st_uid, parent.st_gid)
                     os.fchmod(file.fileno(), mode)
             os.rename(draft, path)
+            if around is not None:
+                # A file that is written to does not change its directory: rsync counts on it.
+                os.utime(path.parent, ns=(around.st_atime_ns, around.st_mtime_ns))
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft)

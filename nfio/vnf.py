@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hypervisor.hypervisor_base import GuestStatus, Phase
+from hypervisor.hypervisor_base import GuestStatus, Phase, Resources
 from middleboxes import Guest
 from nfio import values
 from nfio.entity import Entity
@@ -116,6 +116,12 @@ class Vnf:
     def value(self, file: str) -> bytes:
         """Content of a stored file."""
         return b"" if file in self.emptied else self.store.read(self.path / file)
+
+    def resources(self, changes: dict[str, bytes] | None = None) -> Resources:
+        """Its limits as ``machine/`` says, or would say after a change of some of its files."""
+        files = ("machine/vm.vcpu", "machine/vm.memory")
+        vcpu, memory = ((changes or {}).get(file, self.value(file)) for file in files)
+        return Resources(values.parse_vcpu(vcpu), values.parse_memory(memory))
 
     def save(self, **changes: str) -> None:
         """Change the record, on disk first."""

@@ -117,7 +117,12 @@ class Mount:
     def close(self) -> None:
         """Unmount, remove every container, and fail if the log shows trouble."""
         if self.is_mounted:
-            self.umount()
+            try:
+                self.umount()
+            except BaseException:
+                # Whoever removes the directory now must not walk into the mount.
+                subprocess.run(["umount", "-l", str(self.path)], check=False)
+                raise
         if (self.root / ".nfio" / "root-id").exists():
             left = self.containers()
             if left:

@@ -157,8 +157,10 @@ class FarAway:
     def relay(self, engine: PrivateEngine) -> None:
         """Let an engine be reached there, by TCP."""
         self.process = subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace, sys.executable, __file__]
-            + [self.address, str(self.port), engine.url.removeprefix("unix://")],
+            [
+                *("ip", "netns", "exec", self.namespace, sys.executable, __file__),
+                *(self.address, str(self.port), engine.url.removeprefix("unix://")),
+            ],
             stdout=subprocess.PIPE,
         )
         assert self.process.stdout is not None

@@ -8,6 +8,8 @@ import random
 import socket
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,32 @@ NAMES = ["-dash", ".dot", "a b", " a", "a ", "a\nb", "a\tb", "a'b", 'a"b', "a;b"
          "é", "a" * 64, "a" * 300, "a&b", "a|b", "a>b", "~a", "a:b", "a,b", "a=b", "%s", "\x7f"]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def mount(docker: str) -> Iterator[Mount]:
+    """One mount for all: what is refused leaves nothing behind that could disturb the next test."""
+    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
+        made = Mount(Path(path))
+        made.mount()
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def vnf(mount: Mount) -> Iterator[Vnf]:
+    """A web server, defined; removed at the end whatever it does."""
+    made = mount.make("web", "www")
+    yield made
+    made.write("state", "DEFINED\n")
+    made.path.rmdir()
+    assert mount.containers() == []
+
+
+@pytest.fixture
+def running(images: None, vnf: Vnf) -> Vnf:
+    vnf.act("activate")
+    return vnf
+
+
 def snapshot(mount: Mount, vnf: Vnf) -> dict[str, object]:
     """Everything that is stored of an instance but its last error, and the state it is in."""
     place = mount.root / "nf-types" / vnf.path.parent.name / vnf.path.name
@@ -54,7 +82,7 @@ def check_refused(mount: Mount, vnf: Vnf, file: str, data: bytes | str, errno: s
     before = snapshot(mount, vnf)
     assert errno_of(lambda: vnf.write(file, data)) == errno, (file, data[:50])
     line = vnf.value("error")
-    assert line and line.isprintable() and len(line) < 500, line
+    assert line and line.isprintable() and line.isascii() and len(line) < 610, line
     assert snapshot(mount, vnf) == before, (file, data[:50])
 
 
@@ -62,8 +90,7 @@ def check_refused(mount: Mount, vnf: Vnf, file: str, data: bytes | str, errno: s
 
 
 @pytest.mark.parametrize("file", ["action", "state", "command"])
-def test_blank_binary_and_huge_orders_are_refused(mount: Mount, file: str) -> None:
-    vnf = mount.make("web", "www")
+def test_blank_binary_and_huge_orders_are_refused(mount: Mount, vnf: Vnf, file: str) -> None:
     for data in (b"\n", b"   \n", b"\t\t", b"\r\n", *GARBAGE, b"x" * MIB, b"\n" * MIB, b"\x00" * MIB):
         if file == "command" and data in (GARBAGE[4],):
             continue  # text, to a shell
@@ -74,8 +101,7 @@ def test_blank_binary_and_huge_orders_are_refused(mount: Mount, file: str) -> No
     assert snapshot(mount, vnf) == before
 
 
-def test_other_words_and_states_are_refused_and_the_right_ones_named(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_other_words_and_states_are_refused_and_the_right_ones_named(mount: Mount, vnf: Vnf) -> None:
     for word in (
         "fly",
         "ACTIVATE",
@@ -110,8 +136,7 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize("file", BAD_VALUES)
-def test_a_bad_value_is_refused_and_the_old_one_stays(mount: Mount, file: str) -> None:
-    vnf = mount.make("web", "www")
+def test_a_bad_value_is_refused_and_the_old_one_stays(mount: Mount, vnf: Vnf, file: str) -> None:
     good = {"machine/vm.memory": "64M\n", "machine/vm.vcpu": "0.5\n", "config/boot.conf": "autostart=no\n"}
     vnf.write(file, good.get(file, "other\n"))
     for text in BAD_VALUES[file]:
@@ -121,26 +146,25 @@ def test_a_bad_value_is_refused_and_the_old_one_stays(mount: Mount, file: str) -
     assert vnf.read(file) == good.get(file, "other\n")
 
 
-def test_any_configuration_is_stored_byte_for_byte(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_any_configuration_is_stored_byte_for_byte(mount: Mount, vnf: Vnf) -> None:
     for data in (*GARBAGE, b"", random.Random(2).randbytes(MIB)):
         vnf.write("config/nf_conf", data)
         assert (vnf.path / "config/nf_conf").read_bytes() == data
 
 
-def test_a_configuration_of_garbage_is_refused_by_the_functions_own_checker(nfio: Mount) -> None:
-    vnf = nfio.make("web", "www")
+def test_a_configuration_of_garbage_is_refused_by_the_functions_own_checker(
+    mount: Mount, images: None, vnf: Vnf
+) -> None:
     for data in (GARBAGE[0], GARBAGE[5], b"x" * 70_000):
         vnf.write("config/nf_conf", data)
-        check_refused(nfio, vnf, "action", "activate")
-        assert nfio.containers() == [] and vnf.state == "DEFINED"
+        check_refused(mount, vnf, "action", "activate")
+        assert mount.containers() == [] and vnf.state == "DEFINED"
 
 
 # -- what the engine refuses ------------------------------------------------------------------
 
 
-def test_images_that_do_not_exist_or_cannot_are_the_engines_refusal(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_images_that_do_not_exist_or_cannot_are_the_engines_refusal(mount: Mount, vnf: Vnf) -> None:
     for image in ("no/such:image", "UPPER", "a//b", "a:b:c", "a@sha256:00"):
         vnf.write("machine/vm.image", f"{image}\n")
         check_refused(mount, vnf, "action", "activate", "EIO")
@@ -154,19 +178,19 @@ def test_images_that_do_not_exist_or_cannot_are_the_engines_refusal(mount: Mount
 
 
 @pytest.mark.parametrize("memory", ["1", "4095K", "999999999999999999T"])
-def test_limits_that_no_engine_can_give_leave_nothing(nfio: Mount, memory: str) -> None:
-    vnf = nfio.make("web", "www")
+def test_limits_that_no_engine_can_give_leave_nothing(
+    mount: Mount, images: None, vnf: Vnf, memory: str
+) -> None:
     vnf.write("machine/vm.memory", f"{memory}\n")
-    check_refused(nfio, vnf, "action", "activate", "EIO")
+    check_refused(mount, vnf, "action", "activate", "EIO")
     assert "emory" in vnf.error or "number" in vnf.error
     vnf.write("machine/vm.memory", "\n")
     vnf.act("activate")
-    check_refused(nfio, vnf, "machine/vm.memory", f"{memory}\n", "EIO")
+    check_refused(mount, vnf, "machine/vm.memory", f"{memory}\n", "EIO")
     assert vnf.state == "RUNNING"
 
 
-def test_hosts_that_cannot_be_reached_are_said_to_be(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_hosts_that_cannot_be_reached_are_said_to_be(mount: Mount, vnf: Vnf) -> None:
     vnf.write("machine/ip", "no-such-host.invalid\n")
     before = vnf.read("machine/ip")
     assert errno_of(lambda: vnf.act("activate")) == "EHOSTUNREACH"
@@ -186,15 +210,14 @@ def test_an_instance_needs_a_name(mount: Mount) -> None:
         (b"..", "EEXIST"), (b".", "EEXIST"), (b"a/b", "ENOENT"), (b"../router", "EPERM"), (b"a" * 2000, "ENAMETOOLONG"),
     ):  # fmt: skip
         assert errno_of(lambda name=name: os.mkdir(place + b"/" + name)) == error, name
-    with pytest.raises(ValueError, match="null byte"):
+    with pytest.raises(ValueError, match="null"):
         os.mkdir(place + b"/a\0b")  # no system call can take it
     assert os.listdir(place) == [] and list((mount.root / "nf-types").rglob("*/*")) == []
-    for name in ("a", "0", "A.b_c-d", "a" * 63, "..a".lstrip("."), "4913"):
+    for name in ("a", "0", "A.b_c-d", "a" * 63, "4913"):
         os.mkdir(mount.path / "nf-types" / "web" / name)
 
 
-def test_a_file_needs_a_name(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_a_file_needs_a_name(mount: Mount, vnf: Vnf) -> None:
     before = snapshot(mount, vnf)
     place = os.fsencode(vnf.path / "config")
     for name, errors in (
@@ -214,8 +237,7 @@ def test_a_file_needs_a_name(mount: Mount) -> None:
         (vnf.path / "config" / name).unlink()
 
 
-def test_directories_are_made_among_the_instances_of_a_type_only(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_directories_are_made_among_the_instances_of_a_type_only(mount: Mount, vnf: Vnf) -> None:
     for place in ("", "nf-types", "metrics", "pipes", "nf-types/web/www", *(
         f"nf-types/web/www/{directory}" for directory in ("config", "machine", "stats")
     )):  # fmt: skip
@@ -227,8 +249,7 @@ def test_directories_are_made_among_the_instances_of_a_type_only(mount: Mount) -
     assert errno_of(vnf.path.mkdir) == "EEXIST"
 
 
-def test_what_is_read_only_stays_as_it_is(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_what_is_read_only_stays_as_it_is(mount: Mount, vnf: Vnf) -> None:
     before = snapshot(mount, vnf)
     files = [vnf.path / file for file in ("status", "error", "uuid", "log", "machine/vm.ip", "requests")]
     files += list((vnf.path / "stats").iterdir())
@@ -247,8 +268,7 @@ def test_what_is_read_only_stays_as_it_is(mount: Mount) -> None:
     assert snapshot(mount, vnf) == before
 
 
-def test_devices_fifos_sockets_and_hard_links_are_eperm(mount: Mount) -> None:
-    vnf = mount.make("web", "www")
+def test_devices_fifos_sockets_and_hard_links_are_eperm(mount: Mount, vnf: Vnf) -> None:
     before = snapshot(mount, vnf)
     path = vnf.path / "config" / "new"
     assert errno_of(lambda: os.link(vnf.path / "config/nf_conf", path)) == "EPERM"
@@ -267,9 +287,7 @@ def test_devices_fifos_sockets_and_hard_links_are_eperm(mount: Mount) -> None:
 # -- commands ---------------------------------------------------------------------------------
 
 
-def test_a_command_is_the_guests_shells_alone(nfio: Mount, directory: Path) -> None:
-    vnf = nfio.make("web", "www")
-    vnf.act("activate")
+def test_a_command_is_the_guests_shells_alone(mount: Mount, running: Vnf, directory: Path) -> None:
     witness = directory / "witness"
     for command, output in (
         ("echo 'a  b' \"c\"", "a  b c\n"),
@@ -286,26 +304,24 @@ def test_a_command_is_the_guests_shells_alone(nfio: Mount, directory: Path) -> N
         ("x" * 30_000, None),
     ):
         if output is None:
-            assert errno_of(lambda command=command: vnf.write("command", command)) == "EIO", command
-            assert vnf.value("error").isprintable() and len(vnf.error) < 500
+            assert errno_of(lambda command=command: running.write("command", command)) == "EIO", command
+            assert running.error.isprintable() and len(running.error) < 610
         else:
-            vnf.write("command", f"{command}\n")
-            assert vnf.read("command") == output
+            running.write("command", f"{command}\n")
+            assert running.read("command") == output
     assert not witness.exists()
     for data in (b"echo \xff", b"echo \x00", b"x" * (65 << 10), b"x" * MIB):
-        check_refused(nfio, vnf, "command", data)
-    (container,) = nfio.containers()
-    assert vnf.state == "RUNNING"
+        check_refused(mount, running, "command", data)
+    (container,) = mount.containers()
+    assert running.state == "RUNNING"
     assert docker_command("inspect", "-f", "{{.HostConfig.Privileged}}", container) == "false"
 
 
-def test_binary_output_of_a_command_comes_as_it_is(nfio: Mount) -> None:
-    vnf = nfio.make("web", "www")
-    vnf.act("activate")
-    vnf.write("command", "printf '\\377\\000\\n'")
-    assert (vnf.path / "command").read_bytes() == b"\xff\x00\n"
-    assert errno_of(lambda: vnf.write("command", "printf '\\377\\033[31m'; exit 1")) == "EIO"
-    assert vnf.read("error").count("\n") == 1
+def test_binary_output_of_a_command_comes_as_it_is(mount: Mount, running: Vnf) -> None:
+    running.write("command", "printf '\\377\\000\\n'")
+    assert (running.path / "command").read_bytes() == b"\xff\x00\n"
+    assert errno_of(lambda: running.write("command", "printf '\\377\\033[31m'; exit 1")) == "EIO"
+    assert running.read("error").count("\n") == 1
 
 
 # -- the command line ---------------------------------------------------------------------------
@@ -360,7 +376,6 @@ def test_what_cannot_be_mounted_is_said_in_one_line(directory: Path) -> None:
     ):
         done = mount.nfio("mount", *arguments, check=False)
         assert done.returncode == 2 and "usage:" in done.stderr and "Traceback" not in done.stderr
-    mount.expected_trouble += ["the mount ended", "Traceback"]
 
 
 @pytest.mark.usefixtures("docker")

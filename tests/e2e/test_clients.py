@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ VI = "vim.tiny -u NONE -N -es"
 #: is one line now
 WAYS = {
     ">": 'echo "$content" > $file',
-    "here document": 'cat > $file <<END\n"$content"\nEND\n'.replace('"', ""),
+    "here document": "cat > $file <<END\n$content\nEND\n",
     "tee": 'echo "$content" | tee $file',
     "sed -i": 'sed -i "s/.*/$content/" $file',
     "sed -i with a backup": 'sed -i~ "s/.*/$content/" $file && rm $file~',
@@ -81,7 +82,7 @@ ways = pytest.mark.parametrize("way", WAYS)
 def write(way: str, vnf: Vnf, file: str, content: str, elsewhere: Path, check: bool = True) -> bool:
     """Make ``content`` the content of a file in one of the ways; whether the client says that it did."""
     tool = _TOOLS.get(way.split()[0])
-    need(tool or "", tool is None or shutil.which(tool) is not None, f"{tool} is not installed")
+    need("tools", tool is None or shutil.which(tool) is not None, f"{tool} is not installed")
     source = elsewhere / "source"
     source.write_text(f"{content}\n")
     variables = {"file": file, "content": content, "source": str(source), "HOME": str(elsewhere)}
@@ -187,13 +188,17 @@ def nano(directory: Path, file: str, content: str) -> None:
         os.write(terminal, b"\x0b" + content.encode() + b"\x0f\r")  # cut the line, type, write out
         wait_until(lambda: shows(b"Wrote 1 line"), 10, "nano has saved")
         os.write(terminal, b"\x18")
-        wait_until(lambda: shows(b"") or os.waitpid(pid, os.WNOHANG)[0], 10, "nano ends")
+        wait_until(lambda: shows(b"") and os.waitpid(pid, os.WNOHANG)[0], 10, "nano ends")
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     finally:
         os.close(terminal)
 
 
 def test_nano_saves(vnf: Vnf) -> None:
-    need("nano", shutil.which("nano") is not None, "nano is not installed")
+    need("tools", shutil.which("nano") is not None, "nano is not installed")
     vnf.act("deploy")
     vnf.write("config/boot.conf", "autostart=yes\n")
     nano(vnf.path, "config/boot.conf", "autostart=no")
@@ -204,7 +209,7 @@ def test_nano_saves(vnf: Vnf) -> None:
 
 @pytest.mark.parametrize("options", ["", "--inplace", "--checksum", "--whole-file"])
 def test_rsync_copies_a_configuration_out_and_back_in(options: str, vnf: Vnf, elsewhere: Path) -> None:
-    need("rsync", shutil.which("rsync") is not None, "rsync is not installed")
+    need("tools", shutil.which("rsync") is not None, "rsync is not installed")
     (vnf.path / "config/extra.nft").write_text("# extra\n" * 5000)
     (vnf.path / "config/link").symlink_to("extra.nft")
     default = vnf.read("config/nf_conf")

@@ -166,6 +166,11 @@ def test_modes_owners_and_times_can_be_set_and_stay(vnf: Vnf) -> None:
     assert (at.st_uid, at.st_gid, at.st_mode & 0o7777) == (12, 34, 0o640)
     sh("touch -d '2001-02-03 04:05:06 UTC' config/nf_conf", vnf.path)
     assert (vnf.path / "config/nf_conf").stat().st_mtime == 981173106
+    # What is written to a file changes the file, and not its directory.
+    sh("touch -d '2001-02-03 04:05:06 UTC' . config machine", vnf.path)
+    sh("echo autostart=no > config/boot.conf; echo 64M > machine/vm.memory; echo deploy > action", vnf.path)
+    times = sh("stat --cached=never --format %Y . config machine", vnf.path).stdout.split()
+    assert times == ["981173106"] * 3
     before = (vnf.path / "uuid").stat().st_mtime_ns
     sh("touch config/extra .state.swp && rm .state.swp", vnf.path)
     assert (vnf.path / "uuid").stat().st_mtime_ns == before

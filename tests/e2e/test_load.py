@@ -27,8 +27,8 @@ GRACE_S = 60.0
 
 # What the process may have more of after the load than after the warm-up: the journal keeps its
 # last 10,000 events, and the pools of connections and threads follow what was needed at once.
-GROWTH_BYTES = 24 << 20
-GROWTH_FILES = 24
+GROWTH_BYTES = 16 << 20
+GROWTH_FILES = 64
 GROWTH_THREADS = 16
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(SECONDS + 240)]

@@ -77,7 +77,7 @@ def files_say(vnfs: dict[str, Vnf]) -> Samples:
     found: Samples = {}
     for label, vnf in vnfs.items():
         kind, name = label.split("/")
-        up = vnf.state in ("RUNNING", "PAUSED")
+        up = vnf.state == "RUNNING"
         found["nfio_vnf_up", kind, name] = float(up)
         states = {"DEFINED": 1, "CONFIGURED": 3, "RUNNING": 4, "PAUSED": 5}
         found["nfio_vnf_state", kind, name] = states[vnf.state]
@@ -126,7 +126,7 @@ def test_an_empty_mount_has_valid_metrics(mount: Mount) -> None:
 @pytest.fixture
 def exporter(nfio: Mount, directory: Path) -> Iterator[str]:
     """URL of a node_exporter that collects the mount's metrics and nothing else."""
-    need("node-exporter", shutil.which(EXPORTER) is not None, f"{EXPORTER} is not installed")
+    need("tools", shutil.which(EXPORTER) is not None, f"{EXPORTER} is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -181,7 +181,7 @@ def test_top_shows_a_row_for_each_vnf(nfio: Mount, vnfs: dict[str, Vnf]) -> None
     assert [row.split()[:3] for row in rows] == [
         [*label.split("/"), vnf.state] for label, vnf in sorted(vnfs.items())
     ]
-    assert all(row.rstrip().endswith("M") == (row.split()[2] in ("RUNNING", "PAUSED")) for row in rows)
+    assert all(row.rstrip().endswith("M") == (row.split()[2] == "RUNNING") for row in rows)
     failed = nfio.nfio("top", str(nfio.root), "--once", check=False)
     assert failed.returncode == 1
     assert failed.stderr == f"nfio: nfio is not mounted at {nfio.root}\n"

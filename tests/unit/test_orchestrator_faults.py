@@ -131,6 +131,19 @@ def test_an_activation_that_fails_before_the_engine_was_reached_leaves_a_vnf_tha
     assert world.orchestrator.vnfs == {} and world.engine.guests == {}
 
 
+def test_a_host_that_was_mistyped_can_be_corrected(world: World) -> None:
+    vnf = world.define()
+    world.write(world.path("machine/ip"), b"nowhere\n")
+    assert errno_of(lambda: world.act(vnf, "activate")) == "EHOSTUNREACH"
+    assert vnf.record.error == "there is no host nowhere"
+    world.write(world.path("machine/ip"), b"localhost\n")
+    world.act(vnf, "activate")
+    world.act(vnf, "destroy")
+    world.write(world.path("machine/ip"), b"nowhere\n")
+    assert errno_of(lambda: world.act(vnf, "deploy")) == "EHOSTUNREACH"
+    world.orchestrator.undefine(vnf)
+
+
 def test_a_mount_comes_up_without_an_engine_and_sees_it_when_it_comes(world: World) -> None:
     vnf = world.in_state(State.RUNNING)
     world.end()
