@@ -30,7 +30,7 @@ from nfio.errors import (
 )
 from nfio.guest_config import GuestConfig
 from nfio.inventory import Inventory
-from nfio.states import ALWAYS_ACT, MOVES, REMOVABLE, Move, State, move_of, way
+from nfio.states import ALWAYS_ACT, MOVES, REMOVABLE, Move, State, advice, move_of, way
 from nfio.vnf import Vnf, ticket
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class Orchestrator(Inventory):
             return
         if state not in move.sources:
             raise StateTransitionNotAllowedException(
-                f"{move.word} is not allowed while it is {state.name}: {_advice(state)}"
+                f"{move.word} is not allowed while it is {state.name}: {advice(state)}"
             )
         doers = {
             "deploy": self._deploy,
@@ -223,12 +223,18 @@ class Orchestrator(Inventory):
         vnf_id, code, message = self.hypervisor.deploy(
             vnf.host, owner_name(vnf.path.stat().st_uid), image, f"{vnf.type}-{vnf.name}", spec=spec
         )
-        if code is not SUCCESS:
+        if vnf_id is None or code is not SUCCESS:
             error = error_of(code, message)
             if not isinstance(error, _UNSURE):
                 vnf.save(intent=State.DEFINED.name)
             raise error
-        self.look(vnf, vnf_id, own=True)
+        try:
+            self.look(vnf, vnf_id, own=True)
+        except NfioError as error:
+            if not isinstance(error, _UNSURE):
+                self.hypervisor.destroy(vnf.host, vnf_id)
+                vnf.save(intent=State.DEFINED.name)
+            raise
 
     def _activate(self, vnf: Vnf) -> None:
         if vnf.state is State.CONFIGURED:
@@ -390,10 +396,3 @@ def _id(vnf: Vnf) -> str:
     if vnf.vnf_id is None:
         raise NoSuchVnf(f"the hypervisor has nothing of {vnf.label}")
     return vnf.vnf_id
-
-
-def _advice(state: State) -> str:
-    if state is State.ERROR:
-        return "`echo RUNNING > state` starts it again, `echo destroy > action` removes what is left of it"
-    allowed = [move.word for move in MOVES.values() if state in move.sources]
-    return f"{', '.join(allowed)} would be" if allowed else "wait for its end"

@@ -124,3 +124,11 @@ def way(current: State, wanted: State) -> tuple[str, ...]:
         raise StateTransitionNotAllowedException(
             f"no way leads from {current.name} to {wanted.name}"
         ) from None
+
+
+def advice(state: State) -> str:
+    """What a user can do whose word is not allowed now."""
+    if state is State.ERROR:
+        return "`echo RUNNING > state` starts it again, `echo destroy > action` removes what is left of it"
+    allowed = [move.word for move in MOVES.values() if state in move.sources]
+    return f"{', '.join(allowed)} would be" if allowed else "wait for its end"

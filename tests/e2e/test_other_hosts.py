@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -33,15 +34,19 @@ table inet filter {
 
 
 @pytest.fixture(scope="module")
-def remote(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
+def remote(images: None) -> Iterator[PrivateEngine]:
     """The engine of another host, behind TLS; ssh leads to it too."""
     need("docker", shutil.which("containerd") is not None, "containerd is not installed")
     need("docker", shutil.which("openssl") is not None, "openssl is not installed")
-    base = tmp_path_factory.mktemp("r")
-    certificates = base / "certs"
-    make_certificates(certificates)
+    with tempfile.TemporaryDirectory(prefix="nfio-") as place:
+        certificates = Path(place) / "certs"
+        make_certificates(certificates)
+        yield from engine_behind_tls(Path(place) / "engine", certificates)
+
+
+def engine_behind_tls(directory: Path, certificates: Path) -> Iterator[PrivateEngine]:
     engine = PrivateEngine(
-        base / "engine",
+        directory,
         options=(
             "--tlsverify",
             f"--tlscacert={certificates}/ca.pem",

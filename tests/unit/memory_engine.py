@@ -45,10 +45,12 @@ class Fault:
     Attributes:
         error: what the call raises.
         done: whether the engine carries the call out all the same.
+        thread: whose call it is; None is anybody's.
     """
 
     error: NfioError
     done: bool = False
+    thread: int | None = None
 
 
 class _Stream:
@@ -125,9 +127,23 @@ class MemoryEngine:
 
     # -- faults -----------------------------------------------------------------------------
 
-    def fail(self, method: str, error: NfioError, *, done: bool = False) -> None:
-        """Make the next call of a method fail; ``done``: although it was carried out."""
-        self.faults.setdefault(method, []).append(Fault(error, done))
+    def fail(self, method: str, error: NfioError, *, done: bool = False, anybody: bool = False) -> None:
+        """Make a call of a method fail.
+
+        Args:
+            done: it is carried out, and fails all the same.
+            anybody: the next call is meant, whoever makes it, and not the next of this thread.
+        """
+        thread = None if anybody else threading.get_ident()
+        with self._changed:
+            self.faults.setdefault(method, []).append(Fault(error, done, thread))
+
+    def _fault(self, method: str) -> Fault | None:
+        for fault in self.faults.get(method, []):
+            if fault.thread in (None, threading.get_ident()):
+                self.faults[method].remove(fault)
+                return fault
+        return None
 
     @contextmanager
     def call(self, method: str) -> Iterator[None]:
@@ -135,7 +151,7 @@ class MemoryEngine:
         with self._changed:
             self.calls.append(method)
             down, hold = self.down, self.hold
-            fault = self.faults.get(method, [None]).pop(0) if self.faults.get(method) else None
+            fault = self._fault(method)
         if down is not None:
             raise type(down)(down.reason)
         if hold is not None:

@@ -164,9 +164,19 @@ def test_an_orphan_that_cannot_be_removed_now_is_reported(
     guest = world.guest(vnf)
     world.end()
     world.store.remove_instance("plain", "a", vnf.uuid)
-    world.engine.fail("destroy", HypervisorError("device busy"))
+    world.engine.fail("destroy", HypervisorError("device busy"), anybody=True)
     world._begin()
     wait_until(lambda: "device busy" in caplog.text, 5, "it is in the log")
     assert guest.phase is Phase.CONFIGURED
     world.again()
     wait_until(lambda: not world.engine.guests, 5, "the next run removes it")
+
+
+@pytest.mark.parametrize("word", ["deploy", "activate"])
+def test_a_vnf_that_cannot_be_looked_at_after_it_was_made_is_not_left_behind(world: World, word: str) -> None:
+    vnf = world.define()
+    world.engine.fail("inspect", REFUSAL)
+    assert errno_of(lambda: world.act(vnf, word)) == "EIO"
+    world.engine.settle()
+    assert world.engine.guests == {} and vnf.state is State.DEFINED
+    world.act(vnf, word)
