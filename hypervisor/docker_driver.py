@@ -110,8 +110,9 @@ class Docker(HypervisorBase):
     def create(self, host: str, user: str, image_name: str, vnf_name: str, spec: VnfSpec) -> str:
         with translate_errors(url_of(host)), ExitStack() as undo:
             client = self._client(host)
+            identity = {f"{LABEL}.{key}": value for key in ("root", "uuid") if (value := getattr(spec, key))}
             if spec.uuid:
-                for old in self._containers(client, f"{LABEL}.uuid={spec.uuid}"):
+                for old in self._containers(client, *(f"{k}={v}" for k, v in identity.items())):
                     self.destroy(host, old["Id"])
             arguments = self._create_arguments(client, host, image_name, spec)
             name = f"{user}-{vnf_name}"
@@ -122,7 +123,7 @@ class Docker(HypervisorBase):
                 holder = self._holder(client, name) if taken else None
                 if holder is None:
                     raise
-                if holder["Labels"].get(f"{LABEL}.uuid") == spec.uuid:
+                if identity.items() <= holder["Labels"].items():
                     # An order that was given up, or of an nfio that was killed, came in between.
                     self.destroy(host, holder["Id"])
                 else:

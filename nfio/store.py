@@ -7,7 +7,7 @@
     │   └── .nfio.json                  uuid, intent, last action and error
     └── .nfio/
         ├── lock                        held while mounted
-        ├── root-id                     names this root to hypervisors
+        ├── root-id  root-inode         name this root to hypervisors; tell it from a copy of it
         ├── events.jsonl                the journal
         ├── guests/<uuid>/              what the guest sees in its configuration directory
         ├── new/                        instances and files being made; renamed into place when whole
@@ -70,7 +70,7 @@ class Store:
         """Take the root for this process, and clear what an earlier one left half-done.
 
         Raises:
-            Busy (EBUSY): another process has it.
+            Busy (EBUSY): another process has it, or it is a copy of another root.
         """
         for directory in (self.types, self.own, self.own / "guests"):
             directory.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,11 @@ class Store:
         for name in ("new", "trash"):
             shutil.rmtree(self.own / name, ignore_errors=True)
             (self.own / name).mkdir()
-        self.root_id = self._read_root_id()
+        try:
+            self.root_id = self._read_root_id()
+        except BaseException:
+            self.release()
+            raise
         self._clear_temporaries()
 
     def release(self) -> None:
@@ -98,9 +102,23 @@ class Store:
             self._lock_fd = None
 
     def _read_root_id(self) -> str:
-        path = self.own / "root-id"
+        """This root's name to hypervisors, made at its first use.
+
+        A copy of the directory would have the same name, and each of the two would take the
+        other's VNFs for orphans and remove them. A copy is known by its inode.
+        """
+        path, inode_path = self.own / "root-id", self.own / "root-inode"
+        inode = str(self.own.stat().st_ino)
         if not path.exists():
+            inode_path.unlink(missing_ok=True)
             self.write(path, f"{uuid.uuid4()}\n".encode())
+        if not inode_path.exists():
+            self.write(inode_path, f"{inode}\n".encode())
+        if inode_path.read_text().strip() != inode:
+            raise Busy(
+                f"{self.root} was copied or restored from another root. If that one is still in use: "
+                f"rm {path}, and this one begins without its VNFs; if this one takes its place: rm {inode_path}"
+            )
         return path.read_text().strip()
 
     def _clear_temporaries(self) -> None:

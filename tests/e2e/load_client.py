@@ -53,12 +53,20 @@ class Client:
             (1, self.run_command),
         ]
 
-    def attempt(self, what: str, call: Callable[[], object], *allowed: str) -> None:
-        """Carry out one operation; an errno that is not allowed for it is written down."""
+    def attempt(self, what: str, call: Callable[[], object], *allowed: str, again: bool = False) -> None:
+        """Carry out one operation; an errno that is not allowed for it is written down.
+
+        libfuse 2 finds a file by its name once more when it is opened, and does not if it was
+        renamed over between the kernel's look and its own: ``again`` tries once more after that.
+        """
         try:
             call()
             name = "ok"
         except OSError as error:
+            if again and error.errno == errno.ENOENT:
+                self.counts[f"{what} while it was replaced"] += 1
+                self.attempt(what, call, *allowed)
+                return
             name = errno.errorcode.get(error.errno or 0, str(error.errno))
             if name not in allowed and len(self.wrong) < 20:
                 self.wrong.append(f"{what}: {error}")
@@ -72,17 +80,17 @@ class Client:
         kind, name = self.random.choice(DRIVEN)
         return self.types / kind / name
 
-    def read(self, what: str, path: Path, *allowed: str, number: bool = False) -> None:
+    def read(self, what: str, path: Path, *allowed: str, number: bool = False, again: bool = False) -> None:
         def read() -> None:
             text = path.read_text()
             if number and not (text.endswith("\n") and text[:-1].isdecimal()):
                 self.wrong.append(f"{path}: {text!r} is no counter")
 
         begun = time.monotonic()
-        self.attempt(what, read, *allowed)
+        self.attempt(what, read, *allowed, again=again)
         self.slowest_read_s = max(self.slowest_read_s, time.monotonic() - begun)
 
-    def write(self, what: str, path: Path, text: str, *allowed: str) -> None:
+    def write(self, what: str, path: Path, text: str, *allowed: str, again: bool = False) -> None:
         def write() -> None:
             fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
             try:
@@ -90,7 +98,7 @@ class Client:
             finally:
                 os.close(fd)
 
-        self.attempt(what, write, *allowed)
+        self.attempt(what, write, *allowed, again=again)
 
     # -- operations -------------------------------------------------------------------------
 
@@ -102,7 +110,7 @@ class Client:
         self.read("read live", self.any_path() / self.random.choice(LIVE))
 
     def read_stored(self) -> None:
-        self.read("read stored", self.any_path() / self.random.choice(STORED))
+        self.read("read stored", self.any_path() / self.random.choice(STORED), again=True)
 
     def read_type_file(self) -> None:
         kind, name = self.random.choice(DRIVEN)
@@ -132,7 +140,7 @@ class Client:
                 ("config/nf_conf", f"# {'x' * self.random.randint(0, 9000)}\n"),
             )
         )
-        self.write("write value", self.types / kind / name / file, text)
+        self.write("write value", self.types / kind / name / file, text, again=True)
         if self.random.random() < 0.1:
             self.write("scale", self.driven() / "machine/vm.vcpu", text if "vcpu" in file else "1\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -167,3 +168,34 @@ def test_what_is_no_instance_is_passed_over(store: Store) -> None:
 
 def test_nobody_else_can_look_into_the_own_directory(store: Store) -> None:
     assert stat.S_IMODE(store.own.stat().st_mode) == 0o700
+
+
+def test_a_copy_of_a_root_is_refused_until_it_is_said_which_of_the_two_it_is(tmp_path: Path) -> None:
+    original = Store(tmp_path / "original")
+    original.acquire("/mnt/a")
+    original.release()
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    with pytest.raises(Busy, match="copied or restored"):
+        copy.acquire("/mnt/b")
+    (copy.own / "root-id").unlink()
+    copy.acquire("/mnt/b")
+    assert copy.root_id != original.root_id
+    copy.release()
+    shutil.copytree(tmp_path / "original", tmp_path / "restored")
+    (tmp_path / "restored" / ".nfio" / "root-inode").unlink()
+    restored = Store(tmp_path / "restored")
+    restored.acquire("/mnt/c")
+    assert restored.root_id == original.root_id
+    restored.release()
+
+
+def test_a_root_that_was_renamed_is_the_same_root(tmp_path: Path) -> None:
+    store = Store(tmp_path / "old")
+    store.acquire("/mnt/a")
+    store.release()
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = Store(tmp_path / "new")
+    moved.acquire("/mnt/a")
+    assert moved.root_id == store.root_id
+    moved.release()
