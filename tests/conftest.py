@@ -12,17 +12,7 @@ from pathlib import Path
 import engine as engines
 import pytest
 from mount import NFIO, Mount
-
-_REQUIRED = set(filter(None, os.environ.get("NFIO_REQUIRE", "").split(",")))
-
-
-def need(what: str, there: bool, reason: str) -> None:
-    """Skip if something is not there, or fail where it is required."""
-    if there:
-        return
-    if what in _REQUIRED:
-        pytest.fail(f"{what} is required: {reason}", pytrace=False)
-    pytest.skip(f"{what}: {reason}")
+from probes import need
 
 
 @pytest.fixture(scope="session")

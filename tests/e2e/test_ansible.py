@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import need
 from engine import docker, wait_until
 from mount import Mount, Vnf
+from probes import need
 from shell import stored
 
 pytestmark = pytest.mark.docker

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import need
 from engine import wait_until
 from mount import Mount, Vnf
+from probes import need
 from shell import sh
 
 pytestmark = pytest.mark.docker

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import need
 from engine import PrivateEngine, wait_until
 from mount import Mount, Vnf, errno_of, seconds
+from probes import need
 
 pytestmark = pytest.mark.docker
 

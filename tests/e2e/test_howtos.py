@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import need
 from engine import docker as docker_command
 from mount import Mount
+from probes import need
 
 pytestmark = pytest.mark.docker
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import need
 from engine import wait_until
 from mount import Mount, Vnf, errno_of
+from probes import need
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.docker

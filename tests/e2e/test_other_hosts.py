@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from conftest import need
 from engine import PrivateEngine, wait_until
 from mount import Mount, Vnf, errno_of, is_gone, seconds
+from probes import need
 from remote import SSH_HOST, TLS_HOST, TLS_PORT, FarAway, Sshd, make_certificates
 
 pytestmark = pytest.mark.docker
