@@ -57,7 +57,7 @@ def status(name: str) -> Callable[[Guest], int]:
     """A reader of one number of the status, less what nfio's own questions add to it."""
 
     def read(guest: Guest) -> int:
-        with guest.lock:
+        with guest.turn():
             value = parse_status(guest.http_get(STATUS_PORT, "/status"))[name]
             asked = guest.memory["asked"] = guest.memory.get("asked", 0) + 1
         return value - (1 if name == "active_connections" else asked)

@@ -41,7 +41,7 @@ class Place(Enum):
     PLAIN = auto()  # a user's file in config/, or a temporary one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Node:
     """What a path leads to; whether a PLAIN file is there only its stored file tells."""
 

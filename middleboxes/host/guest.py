@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hypervisor.hypervisor_base import CommandResult
@@ -47,6 +48,20 @@ class Guest:
         if self.pid is None or self._inode is None:
             raise NotSupported(f"{self.vnf} runs on another host: this file is read on its own host")
         return self.pid, self._inode
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold ``lock`` while the function is asked something.
+
+        Raises:
+            HypervisorTimeout (ETIMEDOUT): those before have waited for its answer all the time.
+        """
+        if not self.lock.acquire(timeout=ANSWER_TIMEOUT_S):
+            raise HypervisorTimeout(f"{self.vnf} does not answer")
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     def netlink(self, protocol: int) -> socket.socket:
         """A netlink socket in the VNF's network namespace. Close it soon."""

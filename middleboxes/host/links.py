@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from nfio.errors import NetworkDown
 
 log = logging.getLogger(__name__)
 
+#: the host end's counters of packets that it dropped
+_DROPS = ("rx_dropped", "tx_dropped")
 _STATISTICS = "/sys/class/net/%s/statistics/%s"
 
 
@@ -79,6 +82,7 @@ class LinkTable:
         with self._changed:
             link = self._links.pop(index, None)
         if link is not None:
+            _counter_files.forget(link[0])
             self._on_gone(link[0])
 
     def of_process(self, pid: int, timeout_s: float = 1.0) -> tuple[str, ...]:
@@ -103,10 +107,62 @@ class LinkTable:
         return tuple(name for name, namespace in self._links.values() if namespace == peer)
 
 
+class _CounterFile:
+    """An open counter of a link; reading it again gives its value of that moment.
+
+    Whoever reads it holds a reference: it is never closed, and its number never given to another
+    file, while it is read.
+    """
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, link: str, counter: str) -> None:
+        self._fd = -1
+        self._fd = os.open(_STATISTICS % (link, counter), os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> int:
+        return int(os.pread(self._fd, 32, 0))
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class _CounterFiles:
+    """Counters that stay open: opening one costs ten times what reading it does.
+
+    A link's are closed when it goes away, and all of them when there are too many.
+    """
+
+    _LIMIT = 256
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, str], _CounterFile] = {}
+
+    def get(self, link: str, counter: str) -> _CounterFile:
+        file = self._files.get((link, counter))
+        if file is None:
+            file = _CounterFile(link, counter)
+            if len(self._files) >= self._LIMIT:
+                self._files.clear()
+            self._files[link, counter] = file
+        return file
+
+    def forget(self, link: str) -> None:
+        for counter in (*MIRROR.values(), *_DROPS):
+            self._files.pop((link, counter), None)
+
+
+_counter_files = _CounterFiles()
+
+
 def _read(link: str, counter: str) -> int:
     try:
-        with open(_STATISTICS % (link, counter), "rb", buffering=0) as file:
-            return int(file.read())
+        return _counter_files.get(link, counter).read()
+    except OSError:
+        pass  # of a link that is gone; there may be another of its name
+    try:
+        return _CounterFile(link, counter).read()
     except OSError:
         raise NetworkDown(f"its link {link} is gone") from None
 
@@ -131,7 +187,7 @@ def read_counter(links: tuple[str, ...], counter: str) -> int:
     if not links:
         raise NetworkDown("it has no network link")
     mirrored = MIRROR[counter]
-    return sum(_read(link, mirrored) for link in links)
+    return sum([_read(link, mirrored) for link in links])
 
 
 def read_drops(links: tuple[str, ...], pid: int) -> int:
@@ -142,7 +198,7 @@ def read_drops(links: tuple[str, ...], pid: int) -> int:
     """
     if not links:
         raise NetworkDown("it has no network link")
-    outside = sum(_read(link, name) for link in links for name in ("rx_dropped", "tx_dropped"))
+    outside = sum(_read(link, name) for link in links for name in _DROPS)
     try:
         with open(f"/proc/{pid}/net/dev", "rb", buffering=0) as file:
             lines = file.read().splitlines()[2:]

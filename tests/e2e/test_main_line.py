@@ -30,7 +30,7 @@ def get(address: str, timeout: float = 5) -> str:
 
 def ping(address: str, count: int, size: int = 56) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["ping", "-q", "-c", str(count), "-i", "0.01", "-W", "1", "-s", str(size), address],
+        ["ping", "-q", "-c", str(count), "-i", "0.002", "-W", "1", "-s", str(size), address],
         capture_output=True,
         text=True,
         check=False,
