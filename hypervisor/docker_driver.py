@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from docker import APIClient
 from docker.errors import APIError
+from docker.types import Mount
 
 from hypervisor.docker_connection import connect, url_of
 from hypervisor.docker_console import await_ready, read_frames, refuse_early_death
@@ -140,9 +141,10 @@ class Docker(HypervisorBase):
         self, client: APIClient, host: str, image_name: str, spec: VnfSpec
     ) -> dict[str, Any]:
         limits = limits_of(spec.resources)
-        binds = []
+        mounts = []
         if spec.config_dir is not None and self.is_local(host):
-            binds.append(f"{spec.config_dir}:{CONFIG_DIR}:ro")
+            # A mount, not a bind: of a bind the engine would make a source that it does not see.
+            mounts.append(Mount(CONFIG_DIR, str(spec.config_dir), type="bind", read_only=True))
         labels = {LABEL: "true"}
         for key in ("root", "type", "instance", "uuid"):
             if value := getattr(spec, key):
@@ -152,7 +154,7 @@ class Docker(HypervisorBase):
             "labels": labels,
             "user": None if spec.user is None else str(spec.user),
             "host_config": client.create_host_config(
-                binds=binds,
+                mounts=mounts,
                 cap_drop=["ALL"],
                 cap_add=list(spec.capabilities),
                 security_opt=["no-new-privileges"],

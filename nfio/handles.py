@@ -19,7 +19,8 @@ class Handle(ABC):
 
     #: whether reads go on to the real end whatever size getattr reports
     direct = True
-    #: whether the size that getattr reports can be believed by a client that seeks to the end
+    #: False where the content goes on beyond the size that getattr reports: tail(1) would look for
+    #: the last lines before that size, but reads on to the end where it cannot seek
     seekable = True
 
     @abstractmethod
@@ -46,8 +47,6 @@ class SnapshotHandle(Handle):
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        # tail(1) would look for the last lines before byte LIVE_SIZE; it reads on where it
-        # cannot seek.
         self.seekable = len(content) <= LIVE_SIZE
 
     def read(self, length: int, offset: int) -> bytes:
@@ -188,6 +187,7 @@ class JournalHandle(Handle):
 
     def __init__(self, journal: Journal) -> None:
         self._fd, self._size = journal.open()
+        self.seekable = self._size <= LIVE_SIZE
 
     def read(self, length: int, offset: int) -> bytes:
         return os.pread(self._fd, max(0, min(length, self._size - offset)), offset)

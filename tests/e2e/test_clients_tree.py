@@ -214,6 +214,15 @@ def test_a_command_is_answered_to_who_opens_the_file_next(running: Vnf) -> None:
     assert errno_of(lambda: running.write("command", "true\n")) == "EBUSY"
 
 
+def test_tail_shows_the_end_of_files_that_are_longer_than_their_size_says(nfio: Mount, vnf: Vnf) -> None:
+    for word in ("deploy", "destroy") * 3:
+        vnf.act(word)
+    events = (nfio.path / "events").read_text().splitlines()
+    assert len("".join(events)) > 1000
+    assert sh("tail -n 2 events", nfio.path).stdout.splitlines() == events[-2:]
+    assert sh("tail -n 1 metrics/nfio.prom", nfio.path).stdout == "nfio_scrape_errors 0\n"
+
+
 def listen(mount: Mount) -> subprocess.Popen[bytes]:
     """A `cat pipes/events` that has begun to wait."""
     reader = subprocess.Popen(["cat", mount.path / "pipes/events"], stdout=subprocess.PIPE)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -190,6 +191,15 @@ def activate(nfio: Mount, name: str = "fw0") -> Vnf:
     return vnf
 
 
+def opened_by(pid: int) -> list[str]:
+    """Paths of a process's open files."""
+    paths = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            paths.append(os.readlink(entry))
+    return paths
+
+
 @pytest.mark.parametrize("leave", ["umount", "kill"])
 def test_what_runs_goes_on_while_nfio_does_not_and_is_adopted(nfio: Mount, leave: str) -> None:
     firewall = activate(nfio)
@@ -285,8 +295,7 @@ def test_a_reader_of_the_event_stream_does_not_keep_it_from_ending(
     reader = subprocess.Popen(["cat", str(stream)], stdout=subprocess.PIPE)
     assert reader.stdout is not None
     with reader.stdout as output:
-        opened = Path(f"/proc/{reader.pid}/fd")
-        wait_until(lambda: str(stream.resolve()) in map(os.readlink, opened.iterdir()), 10, "it is opened")
+        wait_until(lambda: str(stream.resolve()) in opened_by(reader.pid), 10, "it is opened")
         activate(nfio)
         assert json.loads(output.readline())["to"] == "DEFINED"
         assert json.loads(output.readline())["to"] == "CONFIGURED"
