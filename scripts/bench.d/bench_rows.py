@@ -152,7 +152,10 @@ def activate(bench: Bench) -> list[Row]:
     host = made["HostConfig"]
     command = ["docker", "run", "-d", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     command += [f"--cap-add={name}" for name in host["CapAdd"] or ()]
-    command += [f"--volume={bind}" for bind in host["Binds"]]
+    command += [
+        f"--mount=type=bind,source={mount['Source']},target={mount['Target']},readonly"
+        for mount in host["Mounts"]
+    ]
     command += [f"--memory={host['Memory']}", f"--memory-swap={host['MemorySwap']}"]
     command += [f"--cpu-period={host['CpuPeriod']}", f"--cpu-quota={host['CpuQuota']}"]
     command += [f"--sysctl={key}={value}" for key, value in (host["Sysctls"] or {}).items()]
