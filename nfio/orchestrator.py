@@ -12,7 +12,7 @@ from hypervisor.hypervisor_base import (
     Resources,
     VnfSpec,
 )
-from hypervisor.hypervisor_return_codes import SUCCESS, error_of
+from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode, error_of
 from middleboxes import Middlebox
 from nfio import values
 from nfio.errors import (
@@ -260,10 +260,10 @@ class Orchestrator(Inventory):
         self._configure(vnf)
         self._run(vnf, self.hypervisor.restart)
 
-    def _run(self, vnf: Vnf, start) -> None:  # type: ignore[no-untyped-def]
+    def _run(self, vnf: Vnf, start: Callable[[str, str], ReturnCode]) -> None:
         vnf.save(intent=State.RUNNING.name)
         try:
-            start(vnf.host, vnf.vnf_id)
+            start(vnf.host, _id(vnf))
         except NfioError as error:
             if not isinstance(error, _UNSURE):
                 vnf.save(intent=State.CONFIGURED.name)

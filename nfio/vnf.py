@@ -118,9 +118,12 @@ class Vnf:
         return b"" if file in self.emptied else self.store.read(self.path / file)
 
     def resources(self, changes: dict[str, bytes] | None = None) -> Resources:
-        """Its limits as ``machine/`` says, or would say after a change of some of its files."""
+        """Its limits as they are stored, or would be after a change of some of the files.
+
+        A file that only shows itself empty, since it is truncated before it is written, limits on.
+        """
         files = ("machine/vm.vcpu", "machine/vm.memory")
-        vcpu, memory = ((changes or {}).get(file, self.value(file)) for file in files)
+        vcpu, memory = ((changes or {}).get(file, self.store.read(self.path / file)) for file in files)
         return Resources(values.parse_vcpu(vcpu), values.parse_memory(memory))
 
     def save(self, **changes: str) -> None:

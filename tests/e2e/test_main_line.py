@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import urllib.request
 
@@ -147,3 +148,28 @@ def test_what_happens_behind_nfios_back_is_seen(nfio: Mount) -> None:
     assert web.state == "RUNNING" and web.error == ""
     causes = [json.loads(line)["cause"] for line in (nfio.path / "events").read_text().splitlines()]
     assert causes.count("engine") == 3
+
+
+def test_limits_hold_and_are_lifted_while_it_runs(nfio: Mount) -> None:
+    firewall = nfio.make("firewall", "fw0")
+    firewall.write("machine/vm.memory", "64M\n")
+    firewall.act("activate")
+    (container,) = nfio.containers()
+
+    def limit() -> int:
+        return int(docker_command("inspect", "-f", "{{.HostConfig.Memory}}", container))
+
+    assert limit() == 64 << 20
+    firewall.write("machine/vm.memory", "128M\n")
+    assert limit() == 128 << 20
+    assert errno_of(lambda: firewall.write("machine/vm.memory", "-1\n")) == "EINVAL"
+    assert firewall.value("machine/vm.memory") == "128M" and limit() == 128 << 20
+    firewall.write("machine/vm.memory", "\n")  # `echo > vm.memory`
+    assert limit() > 1 << 30
+    firewall.write("machine/vm.memory", "64M\n")
+    os.close(os.open(firewall.path / "machine/vm.memory", os.O_WRONLY | os.O_TRUNC))  # `: > vm.memory`
+    wait_until(lambda: limit() > 1 << 30, 5, "the limit is lifted")
+    wait_until(lambda: firewall.read("machine/vm.memory") == "", 5, "the file is empty")
+    assert firewall.state == "RUNNING"
+    states = [json.loads(line)["to"] for line in (nfio.path / "events").read_text().splitlines()]
+    assert states.count("SCALING") == 4
