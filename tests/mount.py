@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import engine as engines
@@ -200,3 +201,12 @@ def seconds(call) -> float:
     begun = time.monotonic()
     call()
     return time.monotonic() - begun
+
+
+def opened_by(pid: int) -> list[str]:
+    """Paths of a process's open files."""
+    paths = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            paths.append(os.readlink(entry))
+    return paths

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from engine import wait_until
-from mount import Mount, Vnf, errno_of
+from mount import Mount, Vnf, errno_of, opened_by
 from shell import sh, stored
 
 pytestmark = pytest.mark.docker
@@ -226,12 +226,8 @@ def test_tail_shows_the_end_of_files_that_are_longer_than_their_size_says(nfio: 
 def listen(mount: Mount) -> subprocess.Popen[bytes]:
     """A `cat pipes/events` that has begun to wait."""
     reader = subprocess.Popen(["cat", mount.path / "pipes/events"], stdout=subprocess.PIPE)
-
-    def waits() -> bool:
-        opened = Path(f"/proc/{reader.pid}/fd").iterdir()
-        return any(os.readlink(entry).endswith("/pipes/.events") for entry in opened)
-
-    wait_until(waits, 10, "cat has opened the stream")
+    stream = str(mount.path / "pipes/.events")
+    wait_until(lambda: stream in opened_by(reader.pid), 10, "cat has opened the stream")
     return reader
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import client as clients
 import pytest
 from engine import docker as docker_command
 from engine import wait_until
-from mount import Mount, Vnf, errno_of, is_gone
+from mount import Mount, Vnf, errno_of, is_gone, opened_by
 
 from middleboxes.firewall import MIDDLEBOX
 
@@ -189,15 +188,6 @@ def activate(nfio: Mount, name: str = "fw0") -> Vnf:
     vnf = nfio.make("firewall", name)
     vnf.act("activate")
     return vnf
-
-
-def opened_by(pid: int) -> list[str]:
-    """Paths of a process's open files."""
-    paths = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed since it was listed
-            paths.append(os.readlink(entry))
-    return paths
 
 
 @pytest.mark.parametrize("leave", ["umount", "kill"])
