@@ -71,7 +71,7 @@ class Location:
     file: str | None = None
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def locate(path: str) -> Location | None:
     """The place of a path in ``nf-types``; None if it is elsewhere.
 

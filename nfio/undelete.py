@@ -60,6 +60,10 @@ class Undelete:
 
     def keep(self, vnf: Vnf, file: str, caller: Caller) -> None:
         """Take a stored file away, so that it can be put back."""
+        for (uuid, old), (_, until) in list(self._kept.items()):
+            if until < time.monotonic():
+                self._kept.pop((uuid, old), None)
+                (self._trash / uuid / old).unlink(missing_ok=True)
         kept = self._trash / vnf.uuid / file
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.rename(vnf.path / file, kept)
@@ -67,11 +71,16 @@ class Undelete:
 
     def settle(self, vnf: Vnf, file: str, accepted: bool) -> None:
         """A file was made anew. What it held before is not wanted back, unless it was refused."""
-        _, until = self._kept.pop((vnf.uuid, file), (0, 0.0))
-        if not accepted and time.monotonic() < until:
-            os.rename(self._trash / vnf.uuid / file, vnf.path / file)
-            if file == "machine/ip":
-                vnf.host = values.parse_host(vnf.value(file))
+        if (vnf.uuid, file) not in self._kept:
+            return
+        _, until = self._kept.pop((vnf.uuid, file))
+        kept = self._trash / vnf.uuid / file
+        if accepted or time.monotonic() >= until:
+            kept.unlink(missing_ok=True)
+            return
+        os.rename(kept, vnf.path / file)
+        if file == "machine/ip":
+            vnf.host = values.parse_host(vnf.value(file))
 
     def restore(self, vnf: Vnf, caller: Caller) -> None:
         """Put back what the caller, whose rmdir was refused, unlinked and did not make anew."""
