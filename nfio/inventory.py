@@ -158,7 +158,6 @@ class Inventory:
         reason = ""
         if after is State.ERROR and status is not None:
             reason = death_of(status)
-            vnf.save(error=reason)
         elif own:
             cause = vnf.busy
         else:

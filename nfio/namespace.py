@@ -293,6 +293,9 @@ class Namespace:
             writer.write(bytes(content), 0)
         finally:
             writer.close()
+        # What was moved keeps its time, by which rsync knows it again.
+        times = self.getattr(old)
+        self.utimens(new, (times["st_atime"], times["st_mtime"]))
         self.unlink(old)
 
     def _rename_instance(self, vnf: Vnf, new: str) -> None:

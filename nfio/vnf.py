@@ -188,6 +188,8 @@ class Vnf:
             before, after = self.state, state_of(status, self.intent)
             if before is after:
                 return None
+            if after is State.ERROR and status is not None:
+                self.save(error=death_of(status))  # who sees the state finds the reason there already
             self.entity.set_state(after)
             self.changed_ns = time.time_ns()
             return before, after

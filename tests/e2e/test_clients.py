@@ -221,6 +221,7 @@ def test_rsync_copies_a_configuration_out_and_back_in(options: str, vnf: Vnf, el
     (elsewhere / "config/nf_conf").write_text("# short\n")
     os.chmod(elsewhere / "config/nf_conf", 0o600)
     (elsewhere / "config/extra.nft").write_text("# changed\n")
+    os.utime(elsewhere / "config/boot.conf", (1_700_000_000, 1_700_000_000))
     sent = sh(f"rsync -ai {options} config {vnf.path}", elsewhere).stdout
     assert "boot.conf" in sent and "nf_conf" in sent and "extra.nft" in sent
     assert vnf.read("config/nf_conf") == "# short\n" != default

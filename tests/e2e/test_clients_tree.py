@@ -246,7 +246,7 @@ def test_events_are_told_to_all_who_wait_for_them(nfio: Mount) -> None:
         for reader, number in zip(readers, (signal.SIGINT, signal.SIGTERM), strict=True):
             assert reader.poll() is None
             reader.send_signal(number)
-            assert reader.wait(2) == -number
+            assert reader.wait(10) == -number
     finally:
         for reader in readers:
             reader.kill()
