@@ -225,7 +225,9 @@ def test_tail_shows_the_end_of_files_that_are_longer_than_their_size_says(nfio: 
 
 def listen(mount: Mount) -> subprocess.Popen[bytes]:
     """A `cat pipes/events` that has begun to wait."""
-    reader = subprocess.Popen(["cat", mount.path / "pipes/events"], stdout=subprocess.PIPE)
+    # A job in the background ignores SIGINT, and so would all that the tests start there.
+    command = ["env", "--default-signal=INT", "cat", mount.path / "pipes/events"]
+    reader = subprocess.Popen(command, stdout=subprocess.PIPE)
     stream = str(mount.path / "pipes/.events")
     wait_until(lambda: stream in opened_by(reader.pid), 10, "cat has opened the stream")
     return reader
@@ -253,5 +255,10 @@ def test_events_are_told_to_all_who_wait_for_them(nfio: Mount) -> None:
             reader.wait()
             assert reader.stdout is not None
             reader.stdout.close()
-    assert sh("timeout -s INT 0.2 cat pipes/events", nfio.path, check=False, timeout=5).returncode == 124
+    assert (
+        sh(
+            "env --default-signal=INT timeout -s INT 0.2 cat pipes/events", nfio.path, check=False, timeout=5
+        ).returncode
+        == 124
+    )
     assert (nfio.path / "version").read_text()
