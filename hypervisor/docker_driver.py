@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 from docker import APIClient
-from docker.errors import APIError
+from docker.errors import APIError, ImageNotFound
 from docker.types import Mount
 
 from hypervisor.docker_connection import connect, url_of
@@ -44,11 +44,13 @@ from hypervisor.hypervisor_base import (
 )
 from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from nfio.errors import (
+    Busy,
     HypervisorError,
     HypervisorTimeout,
     HypervisorUnreachable,
     NfioError,
     NoSuchVnf,
+    NotFound,
 )
 
 #: An image with this label announces itself on its console (see READY_LINE).
@@ -359,6 +361,19 @@ class Docker(HypervisorBase):
     def list_images(self) -> list[ImageInfo]:
         with translate_errors(url_of("")):
             return images_of(self._client(""))
+
+    def remove_image(self, name: str) -> None:
+        with translate_errors(url_of("")):
+            client = self._client("")
+            try:
+                image = client.inspect_image(name)["Id"]  # type: ignore[no-untyped-call]
+                # The engine would untag the image of containers that do not run.
+                users = client.containers(all=True, filters={"ancestor": image})
+                if users:
+                    raise Busy(f"{name} is used by {users[0]['Names'][0].lstrip('/')}: destroy it first")
+                client.remove_image(name)
+            except ImageNotFound:
+                raise NotFound(f"no image {name}") from None
 
     def check(self) -> list[Finding]:
         what = f"Docker engine at {url_of('')}"

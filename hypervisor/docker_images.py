@@ -32,7 +32,12 @@ def import_root(
 def images_of(client: APIClient) -> list[ImageInfo]:
     """Every tagged image that the engine has."""
     return [
-        ImageInfo(name, image["Size"], float(image["Created"]), (image["Labels"] or {}).get(RECIPE_LABEL, ""))
+        ImageInfo(
+            name.removesuffix(":latest"),
+            image["Size"],
+            float(image["Created"]),
+            (image["Labels"] or {}).get(RECIPE_LABEL, ""),
+        )
         for image in client.images()
         for name in image["RepoTags"] or ()
         if name != "<none>:<none>"

@@ -51,10 +51,14 @@ class GuestStatus:
         name: the engine's name of the guest.
         word: the engine's own word for what it does (``running``, ``exited``).
         phase: the same in nfio's terms.
-        pid: first process as this host numbers it; None if not running or on another host.
+        pid: first process as this host numbers it (of a machine: the one that emulates it); None
+            if not running or on another host.
         address: the guest's own IP address; empty if it has none.
         exit_code: of the first process, once it ended.
         reason: the engine's words about a failure; empty if none.
+        links: this host's ends of its links; None: those that lead into the namespace of ``pid``.
+        shares_kernel: whether ``pid`` lives in the guest's own network namespace, as a container's
+            does. False for a machine: this host does not see what is inside.
     """
 
     vnf_id: str
@@ -66,6 +70,8 @@ class GuestStatus:
     address: str = ""
     exit_code: int | None = None
     reason: str = ""
+    links: tuple[str, ...] | None = None
+    shares_kernel: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,38 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class BootOptions:
+    """How a machine boots, as its ``config/boot.conf`` says; None leaves it to the image.
+
+    Attributes:
+        kernel, initrd: files on the machine's host, for direct kernel boot. ``kernel`` "disk"
+            boots what the disk image itself holds.
+        cmdline: the kernel's command line, added to what the image needs.
+    """
+
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """How a root file system that was not made for the function is brought to serve.
+
+    Attributes:
+        init: text of the script that starts it (see READY_LINE).
+        setup: shell commands that prepare the root file system, run once.
+        programs: what it must hold.
+        packages: Debian packages that bring them.
+    """
+
+    init: str = ""
+    setup: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class VnfSpec:
     """What a guest is made from, beside its image and name.
 
@@ -95,6 +133,8 @@ class VnfSpec:
         sysctls: of its network namespace.
         user: the uid its program runs as; None leaves it to the image.
         config_dir: a directory on this host whose files it sees in ``CONFIG_DIR``.
+        boot: how it boots, if it is a machine.
+        function: what it is to do, for an image that does not know it by itself.
     """
 
     root: str = ""
@@ -106,6 +146,8 @@ class VnfSpec:
     sysctls: dict[str, str] = field(default_factory=dict)
     user: int | None = None
     config_dir: Path | None = None
+    boot: BootOptions = BootOptions()
+    function: Function = Function()
 
 
 @dataclass(frozen=True)
@@ -160,6 +202,15 @@ class HypervisorBase(ABC):
 
     #: seconds a call may take before it counts as not answered
     timeout_s: float = 10.0
+    #: Debian packages that every image for this engine holds beside the function's own
+    image_packages: tuple[str, ...] = ()
+
+    def require_host(self, host: str) -> None:
+        """Return if this driver can run VNFs on a host at all. Speaks to nobody.
+
+        Raises:
+            NotSupported (EOPNOTSUPP): it cannot.
+        """
 
     def deploy(
         self,
@@ -286,11 +337,29 @@ class HypervisorBase(ABC):
 
     @abstractmethod
     def import_image(self, name: str, tarball: Path, command: list[str], labels: dict[str, str]) -> None:
-        """Make an image from the tar file of a root file system, on this host's engine."""
+        """Make an image from the tar file of a root file system, on this host's engine.
+
+        One of that name is replaced; guests made from the old one keep it. Whatever fails or
+        interrupts it, no half-made image is listed and nothing is left behind.
+
+        Args:
+            command: the first program of its guests.
+            labels: kept with it; ``io.nfio.init``: its guests announce themselves on their
+                console (see READY_LINE); ``io.nfio.recipe``: ``ImageInfo.recipe``.
+        """
 
     @abstractmethod
     def list_images(self) -> list[ImageInfo]:
-        """The images that this host's engine has."""
+        """The images that this host's engine has, by the names that ``create`` takes."""
+
+    @abstractmethod
+    def remove_image(self, name: str) -> None:
+        """Remove an image from this host's engine.
+
+        Raises:
+            NotFound (ENOENT): it has none of that name.
+            Busy (EBUSY): a guest is made from it.
+        """
 
     @abstractmethod
     def check(self) -> list[Finding]:

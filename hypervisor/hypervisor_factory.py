@@ -9,7 +9,18 @@ from typing import ClassVar
 from hypervisor.hypervisor_base import HypervisorBase
 
 #: hypervisor type -> "module:class"; a driver is imported when it is asked for.
-DRIVERS = {"Docker": "hypervisor.docker_driver:Docker"}
+DRIVERS = {
+    "Docker": "hypervisor.docker_driver:Docker",
+    "Libvirt": "hypervisor.libvirt_driver:Libvirt",
+    "Native": "hypervisor.native_driver:Native",
+}
+
+
+def make_driver(hypervisor_type: str) -> HypervisorBase:
+    """A new driver object of a type in ``DRIVERS``."""
+    module, _, name = DRIVERS[hypervisor_type].partition(":")
+    made: HypervisorBase = getattr(import_module(module), name)()
+    return made
 
 
 class HypervisorFactory:
@@ -33,8 +44,7 @@ class HypervisorFactory:
             raise TypeError(f"unknown hypervisor {hypervisor_type!r}: one of {', '.join(DRIVERS)}")
         with self._lock:
             if self._type is None:
-                module, _, name = DRIVERS[hypervisor_type].partition(":")
-                HypervisorFactory._instance = getattr(import_module(module), name)()
+                HypervisorFactory._instance = make_driver(hypervisor_type)
                 HypervisorFactory._type = hypervisor_type
             elif self._type != hypervisor_type:
                 raise ValueError(f"the hypervisor of this process is {self._type}, not {hypervisor_type}")

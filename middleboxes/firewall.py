@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from middleboxes import Guest, LiveFile, Middlebox, Recipe
-from middleboxes.host.nftables import NETLINK_NETFILTER, read_counters
 
 TABLE = "nfio"
 RULESET = "nfio-ruleset.nft"
@@ -57,8 +56,7 @@ def drops(guest: Guest) -> int:
     What went in is read before what came out, so that packets on their way are not taken for
     dropped ones.
     """
-    with guest.netlink(NETLINK_NETFILTER) as netlink:
-        now = count_drops(read_counters(netlink, TABLE))
+    now = count_drops(guest.packet_counters(TABLE))
     with guest.lock:
         guest.memory["drops"] = max(now, guest.memory.get("drops", 0))
         return guest.memory["drops"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 from nfio import __version__
-from nfio.errors import NfioError
+from nfio.errors import InvalidValue, NfioError
 
-HYPERVISORS = ("Docker",)
+HYPERVISORS = ("Docker", "Libvirt", "Native")
 
 _EXAMPLES = """\
 A first session:
@@ -23,6 +24,8 @@ A first session:
   nfio umount /mnt/nfio                what runs goes on running
 """
 
+
+_FOR = "docker, native, libvirt, or several with commas between them (default: all that answer)"
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # it has no public name
 
@@ -42,17 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
     umount.set_defaults(run=_umount)
 
-    image = commands.add_parser("image", help="make and list images of VNF types")
-    actions = image.add_subparsers(metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="make the images of types from Debian packages")
-    build.add_argument("types", metavar="TYPE", nargs="+")
-    build.add_argument(
-        "--force", action="store_true", help="make it anew although its recipe has not changed"
-    )
-    build.add_argument("--module-root", metavar="DIR", default="middleboxes")
-    build.set_defaults(run=_image_build)
-    listing = actions.add_parser("list", help="list the images that the hypervisor has")
-    listing.set_defaults(run=_image_list)
+    _add_image(commands)
 
     doctor = commands.add_parser("doctor", help="say what is missing on this machine, and what mends it")
     doctor.add_argument("--module-root", metavar="DIR", default="middleboxes")
@@ -66,6 +59,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_image(commands: _Commands) -> None:
+    image = commands.add_parser("image", help="make, list and remove images of VNF types")
+    actions = image.add_subparsers(metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="make the images of types from Debian packages")
+    build.add_argument("types", metavar="TYPE", nargs="*")
+    build.add_argument("--all", action="store_true", help="of all types that there are")
+    build.add_argument("--for", dest="engines", metavar="ENGINES", help=_FOR)
+    build.add_argument(
+        "--force", action="store_true", help="make it anew although its recipe has not changed"
+    )
+    build.add_argument("--module-root", metavar="DIR", default="middleboxes")
+    build.set_defaults(run=_image_build)
+    listing = actions.add_parser("list", help="list the images of all engines, with sizes and ages")
+    listing.set_defaults(run=_image_list)
+    remove = actions.add_parser("rm", help="remove images that no VNF is made from")
+    remove.add_argument("names", metavar="IMAGE", nargs="+")
+    remove.add_argument("--for", dest="engines", metavar="ENGINES", help=_FOR)
+    remove.set_defaults(run=_image_remove)
+
+
 def _add_mount(commands: _Commands) -> None:
     mount = commands.add_parser("mount", help="mount the tree; returns when it answers")
     mount.add_argument(
@@ -75,8 +88,7 @@ def _add_mount(commands: _Commands) -> None:
     mount.add_argument(
         "--hypervisor",
         choices=HYPERVISORS,
-        default="Docker",
-        help="what runs the VNFs (default: %(default)s)",
+        help="what runs the VNFs (default: what ran them last time; Docker for a new root)",
     )
     mount.add_argument(
         "--module-root",
@@ -100,11 +112,12 @@ def _add_mount(commands: _Commands) -> None:
 
 def _mount(arguments: argparse.Namespace) -> int:
     from nfio import mounting
+    from nfio.store import hypervisor_of
 
     options = mounting.MountOptions(
         root=arguments.root,
         mountpoint=arguments.mountpoint,
-        hypervisor=arguments.hypervisor,
+        hypervisor=arguments.hypervisor or hypervisor_of(Path(arguments.root)) or "Docker",
         module_root=arguments.module_root,
         allow_other=arguments.allow_other,
         log_level=arguments.log_level,
@@ -123,7 +136,9 @@ def _umount(arguments: argparse.Namespace) -> int:
 def _image_build(arguments: argparse.Namespace) -> int:
     from nfio import images
 
-    images.build(arguments.types, arguments.module_root, force=arguments.force)
+    if arguments.all == bool(arguments.types):
+        raise InvalidValue("say which types, or --all")
+    images.build(arguments.types, arguments.module_root, arguments.engines, force=arguments.force)
     return 0
 
 
@@ -131,6 +146,13 @@ def _image_list(_: argparse.Namespace) -> int:
     from nfio import images
 
     images.show()
+    return 0
+
+
+def _image_remove(arguments: argparse.Namespace) -> int:
+    from nfio import images
+
+    images.remove(arguments.names, arguments.engines)
     return 0
 
 

@@ -36,7 +36,7 @@ class Nfio(Operations):  # type: ignore[misc]  # fusepy has no types
         on_ready: called once the kernel has the mount.
 
     Raises:
-        Busy (EBUSY): the root is mounted already.
+        Busy (EBUSY): the root is mounted already; another hypervisor runs VNFs of it.
         TypeError, ValueError: see HypervisorFactory.
     """
 
@@ -63,6 +63,7 @@ class Nfio(Operations):  # type: ignore[misc]  # fusepy has no types
         self._numbers = itertools.count(1)
         self.vnfs_ops.store.acquire(mountpoint)
         try:
+            self.vnfs_ops.store.keep_hypervisor(hypervisor)
             self.vnfs_ops.orchestrator.load()
             if mount:
                 _fuse.serve(self, root, mountpoint, allow_other=allow_other)

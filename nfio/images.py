@@ -1,160 +1,146 @@
-"""Making the image of a VNF type from Debian packages, without a registry."""
+"""Making, listing and removing the images of VNF types, for each engine, without a registry."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hypervisor.hypervisor_base import READY_LINE, REJECTED_LINE, HypervisorBase
-from hypervisor.hypervisor_factory import HypervisorFactory
+from hypervisor.hypervisor_base import HypervisorBase
+from hypervisor.hypervisor_factory import DRIVERS, make_driver
 from middleboxes import Middlebox
-from nfio.errors import HypervisorError, NotFound
+from nfio.errors import HypervisorError, HypervisorTimeout, HypervisorUnreachable, InvalidValue, NotFound
 from nfio.modules import ModuleRoot, resolve
+from nfio.recipes import BASE, INIT, SUITE, recipe_hash, setup_script
 
-SUITE = "bookworm"
-#: What every image holds beside the function: a shell and the small tools (ip, ps, ping, wget).
-BASE = ("busybox-static", "base-passwd")
-INIT = "/usr/lib/nfio/init"
 BUILD_TIMEOUT_S = 600
 
+#: engines as the command line names them
+ENGINES = {name.lower(): name for name in DRIVERS}
 
-def init_script(middlebox: Middlebox) -> str:
-    """The first program of a guest: checks the configuration, says so, runs the function.
+Say = Callable[[str], None]
 
-    Its first console line is READY_LINE once the function serves, or REJECTED_LINE and the
-    checker's words, after which it ends with EX_CONFIG (78).
+
+def engines(wanted: str | None) -> dict[str, HypervisorBase]:
+    """Drivers by engine name.
+
+    Args:
+        wanted: names with commas between them; None is every engine that answers here.
+
+    Raises:
+        InvalidValue (EINVAL): no such engine.
+        HypervisorUnreachable, HypervisorTimeout: one that was asked for does not answer; none does.
     """
-    lines = [
-        "#!/bin/sh",
-        f"if ! words=$({shlex.join(middlebox.check)} 2>&1); then",
-        f"    printf '%s\\n%s\\n' '{REJECTED_LINE}' \"$words\"",
-        "    exit 78",
-        "fi",
-    ]
-    if middlebox.apply is not None:
-        lines.append(f"{shlex.join(middlebox.apply)} || exit 1")
-    say_ready = f"echo '{READY_LINE}'"
-    if middlebox.run is None:
-        lines += [
-            "trap 'exit 0' TERM INT",
-            say_ready,
-            "while :; do sleep 86400 & wait $!; done",
-        ]
-    elif middlebox.ready:
-        lines += [
-            f"(while ! {middlebox.ready}; do sleep 0.01; done; {say_ready}) &",
-            f"exec {shlex.join(middlebox.run)}",
-        ]
-    else:
-        lines += [say_ready, f"exec {shlex.join(middlebox.run)}"]
-    return "\n".join([*lines, ""])
+    names = list(ENGINES) if wanted is None else [name.strip().lower() for name in wanted.split(",")]
+    found: dict[str, HypervisorBase] = {}
+    silent = []
+    for name in dict.fromkeys(names):
+        if name not in ENGINES:
+            raise InvalidValue(f"no engine {name!r}: one or more of {','.join(ENGINES)}")
+        driver = make_driver(ENGINES[name])
+        try:
+            driver.ping("")
+        except (HypervisorUnreachable, HypervisorTimeout) as error:
+            if wanted is not None:
+                raise
+            silent.append(f"{name}: {error.reason}")
+            continue
+        found[name] = driver
+    if not found:
+        raise HypervisorUnreachable(f"no engine answers: `nfio doctor` says more ({'; '.join(silent)})")
+    return found
 
 
-def _setup_script(middlebox: Middlebox) -> str:
-    """What mmdebstrap runs with the new root as its argument, once the packages are unpacked."""
-    inside = "\n".join(
-        [
-            "set -e",
-            # Links to the small tools, where no package has brought a program of that name.
-            "for tool in $(/bin/busybox --list); do",
-            '    [ -e "/bin/$tool" ] || [ -e "/sbin/$tool" ] || [ -e "/usr/sbin/$tool" ]'
-            ' || [ -e "/usr/bin/$tool" ] || /bin/busybox ln -s /bin/busybox "/usr/bin/$tool"',
-            "done",
-            # Nothing is configured in this root: accounts come from base-passwd's own lists.
-            "cp /usr/share/base-passwd/passwd.master /etc/passwd",
-            "cp /usr/share/base-passwd/group.master /etc/group",
-            *middlebox.recipe.setup,
-        ]
-    )
-    # Only nfio's own programs are written here, and a type's: the text comes from its module.
-    return "\n".join(
-        [
-            "#!/bin/sh",
-            "set -e",
-            f'cd "$1" && mkdir -p .{Path(INIT).parent} etc/nfio tmp usr/bin usr/sbin proc sys dev run',
-            'chmod 1777 "$1/tmp"',
-            f"cat > \"$1{INIT}\" <<'NFIO_END'\n{init_script(middlebox)}NFIO_END",
-            f'chmod 755 "$1{INIT}"',
-            'ln -sf busybox "$1/bin/sh"',
-            f'chroot "$1" /bin/sh -c {shlex.quote(inside)}',
-            'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/usr/share/locale/* "$1"/var/cache/apt/*',
-            "",
-        ]
-    )
-
-
-def recipe_hash(middlebox: Middlebox) -> str:
-    """Changes whenever an image made now would differ from one made before, but for updates."""
-    text = json.dumps([SUITE, BASE, middlebox.recipe.packages, _setup_script(middlebox)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def build(types: list[str], module_root: str, *, force: bool = False) -> None:
+def build(types: Sequence[str], module_root: str, wanted: str | None, *, force: bool = False) -> None:
     """Make the images of types, with a display of what goes on.
+
+    Args:
+        types: names of types; none is all that there are.
+        wanted: see ``engines``.
 
     Raises:
         NotPermitted (EPERM): no such type.
         NotFound (ENOENT): mmdebstrap is not installed.
-        HypervisorError: a build failed, or the engine did not take the image.
+        HypervisorError: a build failed, or an engine did not take the image.
     """
     modules = ModuleRoot(resolve(module_root))
-    middleboxes = [modules.require(name) for name in dict.fromkeys(types)]
+    middleboxes = [modules.require(name) for name in dict.fromkeys(types or sorted(modules.types()))]
     if shutil.which("mmdebstrap") is None:
         raise NotFound("mmdebstrap is not installed: apt-get install mmdebstrap")
-    HypervisorFactory("Docker")
-    hypervisor = HypervisorFactory.get_hypervisor_instance()
-    present = {image.name: image.recipe for image in hypervisor.list_images()}
+    drivers = engines(wanted)
+    present = {
+        (engine, image.name): image.recipe
+        for engine, driver in drivers.items()
+        for image in driver.list_images()
+    }
     console = Console()
     for middlebox in middleboxes:
-        if not force and present.get(f"{middlebox.image}:latest") == recipe_hash(middlebox):
-            console.print(f"{middlebox.image} is up to date")
-            continue
-        begun = time.monotonic()
-        _build_one(middlebox, hypervisor, console)
-        console.print(f"{middlebox.image} built in {time.monotonic() - begun:.1f} s")
+        # Engines that need the same packages are given the same root file system.
+        waiting: dict[tuple[str, ...], list[str]] = {}
+        for engine, driver in drivers.items():
+            known = present.get((engine, middlebox.image))
+            if not force and known == recipe_hash(middlebox, driver.image_packages):
+                console.print(f"{middlebox.image} is up to date for {engine}")
+            else:
+                waiting.setdefault(driver.image_packages, []).append(engine)
+        for packages, names in waiting.items():
+            _build_one(middlebox, packages, {name: drivers[name] for name in names}, console)
 
 
-def _build_one(middlebox: Middlebox, hypervisor: HypervisorBase, console: Console) -> None:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+def _build_one(
+    middlebox: Middlebox, packages: tuple[str, ...], drivers: dict[str, HypervisorBase], console: Console
+) -> None:
+    begun = time.monotonic()
     with (
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        _progress(f"{middlebox.image} for {', '.join(drivers)}", console) as say,
         tempfile.TemporaryDirectory(prefix="nfio-image-") as directory,
     ):
-        task = progress.add_task(f"{middlebox.image}: starting")
-
-        def say(step: str) -> None:
-            progress.update(task, description=f"{middlebox.image}: {step}")
-
         tarball = Path(directory) / "root.tar"
         hook = Path(directory) / "setup"
-        hook.write_text(_setup_script(middlebox))
+        hook.write_text(setup_script(middlebox))
         hook.chmod(0o755)
-        _debootstrap(middlebox, tarball, hook, say)
-        say("importing")
-        hypervisor.import_image(
-            middlebox.image,
-            tarball,
-            [INIT],
-            {"io.nfio.init": "1", "io.nfio.type": middlebox.type, "io.nfio.recipe": recipe_hash(middlebox)},
-        )
+        _debootstrap(middlebox, packages, tarball, hook, say)
+        labels = {
+            "io.nfio.init": "1",
+            "io.nfio.type": middlebox.type,
+            "io.nfio.recipe": recipe_hash(middlebox, packages),
+        }
+        for engine, driver in drivers.items():
+            say(f"importing into {engine}")
+            driver.import_image(middlebox.image, tarball, [INIT], labels)
+            seconds = time.monotonic() - begun
+            console.print(f"{middlebox.image} built for {engine} in {seconds:.1f} s")
 
 
-def _debootstrap(middlebox: Middlebox, tarball: Path, hook: Path, say: Callable[[str], None]) -> None:
+@contextmanager
+def _progress(what: str, console: Console) -> Iterator[Say]:
+    """Show one step after the other; where there is no terminal, each on a line of stderr."""
+    if not console.is_terminal:
+        print(f"{what}: building", file=sys.stderr, flush=True)
+        yield lambda step: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"{what}: starting")
+        yield lambda step: progress.update(task, description=f"{what}: {step}")
+
+
+def _debootstrap(
+    middlebox: Middlebox, packages: tuple[str, ...], tarball: Path, hook: Path, say: Say
+) -> None:
     command = [
         "mmdebstrap",
         "--variant=extract",
-        f"--include={','.join((*BASE, *middlebox.recipe.packages))}",
+        f"--include={','.join((*BASE, *packages, *middlebox.recipe.packages))}",
         "--aptopt=APT::Install-Recommends false",
         f"--extract-hook={hook}",
         SUITE,
@@ -182,12 +168,44 @@ def _debootstrap(middlebox: Middlebox, tarball: Path, hook: Path, say: Callable[
 
 
 def show() -> None:
-    """Print the images that the hypervisor of this host has."""
-    HypervisorFactory("Docker")
+    """Print the images of every engine that answers; the others are named on stderr."""
     table = Table(box=None)
-    for heading in ("IMAGE", "SIZE", "CREATED"):
-        table.add_column(heading, justify="right" if heading == "SIZE" else "left")
-    for image in sorted(HypervisorFactory.get_hypervisor_instance().list_images(), key=lambda i: i.name):
-        age = time.strftime("%Y-%m-%d %H:%M", time.localtime(image.created))
-        table.add_row(image.name, f"{image.size_bytes / 1e6:.1f} MB", age)
+    for heading in ("IMAGE", "ENGINE", "SIZE", "AGE"):
+        table.add_column(heading, justify="right" if heading in ("SIZE", "AGE") else "left")
+    rows = []
+    for engine, name in ENGINES.items():
+        try:
+            for image in make_driver(name).list_images():
+                rows.append((image.name, engine, f"{image.size_bytes / 1e6:.1f} MB", age_of(image.created)))
+        except (HypervisorUnreachable, HypervisorTimeout) as error:
+            print(f"{engine}: {error.line}", file=sys.stderr)
+    for row in sorted(rows):
+        table.add_row(*row)
     Console().print(table)
+
+
+def age_of(created: float) -> str:
+    """How long ago that was, in the largest unit of which there are two."""
+    seconds = max(0, int(time.time() - created))
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} seconds"
+
+
+def remove(names: Sequence[str], wanted: str | None) -> None:
+    """Remove images from the engines that have them.
+
+    Raises:
+        NotFound (ENOENT): no engine has one of that name.
+        Busy (EBUSY): a VNF is made from it.
+    """
+    drivers = engines(wanted)
+    present = {engine: {image.name for image in driver.list_images()} for engine, driver in drivers.items()}
+    for name in dict.fromkeys(names):
+        holders = [engine for engine in drivers if name in present[engine]]
+        if not holders:
+            raise NotFound(f"no image {name} in {', '.join(drivers)}: `nfio image list` shows what there is")
+        for engine in holders:
+            drivers[engine].remove_image(name)
+            print(f"{name} removed from {engine}")

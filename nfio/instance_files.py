@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from hypervisor.hypervisor_base import LinkCounters, Usage
 from middleboxes import Guest, LiveFile
-from middleboxes.host.cgroups import read_usage
+from middleboxes.host.cgroups import read_process_usage, read_usage
 from middleboxes.host.links import MIRROR, read_counter, read_drops
 from nfio import values
 from nfio.errors import InvalidValue, NfioError
@@ -112,13 +112,13 @@ class InstanceFiles:
         if guest.pid is None:
             return self._remote(vnf, guest)[0].drops
         own = middlebox.drops(guest) if middlebox is not None and middlebox.drops is not None else 0
-        return read_drops(guest.links, guest.pid) + own
+        return read_drops(guest.links, guest.pid if guest.is_open else None) + own
 
     def usage(self, vnf: Vnf) -> Usage:
         guest = vnf.running_guest()
         if guest.pid is None:
             return self._remote(vnf, guest)[1]
-        return read_usage(guest.pid)
+        return read_usage(guest.pid) if guest.is_open else read_process_usage(guest.pid)
 
     def _remote(self, vnf: Vnf, guest: Guest) -> tuple[LinkCounters, Usage]:
         """Counters of a VNF on another host, all from one answer of its engine.

@@ -187,8 +187,12 @@ class Inventory:
         def execute(command: list[str]) -> CommandResult:
             return self.hypervisor.execute_in_guest(host, status.vnf_id, command)
 
-        links = () if status.pid is None else self._links.of_process(status.pid)
-        return Guest(vnf.label, status.address, status.pid, links, execute)
+        links = status.links
+        if links is None:
+            links = () if status.pid is None else self._links.of_process(status.pid)
+        return Guest(
+            vnf.label, status.address, status.pid, links, execute, shares_kernel=status.shares_kernel
+        )
 
     def require_known(self, vnf: Vnf) -> None:
         """Raise what is wrong with its hypervisor, unless nothing of the VNF can be there."""

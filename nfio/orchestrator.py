@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import pwd
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hypervisor.hypervisor_base import (
-    Resources,
-    VnfSpec,
-)
+from hypervisor.hypervisor_base import Resources
 from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode, error_of
 from middleboxes import Middlebox
 from nfio import values
+from nfio.deployment import owner_name, spec_of
 from nfio.errors import (
     AlreadyExists,
     Busy,
@@ -188,7 +184,7 @@ class Orchestrator(Inventory):
         if middlebox.render is None:
             return {}
         drops = 0
-        # On another host the function's own count is out of reach, and is not part of pkt_drops.
+        # On another host the function's own count is out of reach, and no part of pkt_drops.
         if middlebox.drops is not None and vnf.guest is not None and vnf.guest.pid is not None:
             drops = middlebox.drops(vnf.guest)
         return {name: text.encode() for name, text in middlebox.render(drops).items()}
@@ -207,17 +203,7 @@ class Orchestrator(Inventory):
         if not image:
             raise InvalidValue(f"machine/vm.image is empty: write an image name, {middlebox.image} say")
         self._configure(vnf)
-        spec = VnfSpec(
-            root=self.store.root_id,
-            type=vnf.type,
-            instance=vnf.name,
-            uuid=vnf.uuid,
-            resources=vnf.resources(),
-            capabilities=middlebox.capabilities,
-            sysctls=dict(middlebox.sysctls),
-            user=middlebox.user,
-            config_dir=self._config(vnf).guest_dir,
-        )
+        spec = spec_of(vnf, middlebox, self.store.root_id, self._config(vnf).guest_dir)
         self.engine(vnf.host).ask_again()
         vnf.save(intent=State.CONFIGURED.name)
         vnf_id, code, message = self.hypervisor.deploy(
@@ -341,6 +327,7 @@ class Orchestrator(Inventory):
     def place(self, vnf: Vnf, content: bytes) -> None:
         """A write to machine/ip."""
         with self.operation(vnf, "place"):
+            self.hypervisor.require_host(values.parse_host(content))
             self._refresh(vnf)
             if vnf.vnf_id is not None and values.parse_host(content) != vnf.host:
                 raise Busy(f"{vnf.label} is {vnf.state.name} on this host: destroy it before it moves")
@@ -381,15 +368,6 @@ class Orchestrator(Inventory):
                     self.reach(vnf, State.RUNNING)
             except (NfioError, OSError) as error:
                 log.error("%s could not be started on mount: %s", vnf.label, error)
-
-
-def owner_name(uid: int) -> str:
-    """The user's name as far as container names allow its characters."""
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = str(uid)
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _id(vnf: Vnf) -> str:

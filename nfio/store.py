@@ -8,6 +8,7 @@
     └── .nfio/
         ├── lock                        held while mounted
         ├── root-id  root-inode         name this root to hypervisors; tell it from a copy of it
+        ├── hypervisor                  type of the one that ran its VNFs last
         ├── events.jsonl                the journal
         ├── guests/<uuid>/              what the guest sees in its configuration directory
         ├── new/                        instances and files being made; renamed into place when whole
@@ -52,6 +53,14 @@ class Record:
     intent: str = "DEFINED"
     action: str = ""
     error: str = ""
+
+
+def hypervisor_of(root: Path) -> str | None:
+    """Type of the hypervisor that ran a root's VNFs last; None if it was never mounted."""
+    try:
+        return (root / ".nfio" / "hypervisor").read_text().strip()
+    except OSError:
+        return None
 
 
 class Store:
@@ -120,6 +129,27 @@ class Store:
                 f"rm {path}, and this one begins without its VNFs; if this one takes its place: rm {inode_path}"
             )
         return path.read_text().strip()
+
+    def keep_hypervisor(self, kind: str) -> None:
+        """Note which type of hypervisor runs the VNFs.
+
+        Raises:
+            Busy (EBUSY): another one has some of them. It would not be asked for them any more.
+        """
+        before = hypervisor_of(self.root)
+        if before not in (None, kind):
+            held = [
+                f"{type_name}/{name}"
+                for type_name, name in self.instances()
+                if self.read_record(type_name, name).intent != "DEFINED"
+            ]
+            if held:
+                more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+                raise Busy(
+                    f"{before} runs VNFs of {self.root} ({', '.join(held[:3])}{more}): mount it with "
+                    f"--hypervisor {before}, and destroy them before another takes over"
+                )
+        self.write(self.own / "hypervisor", f"{kind}\n".encode())
 
     def _clear_temporaries(self) -> None:
         for kind, name in self.instances():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hypervisor.hypervisor_base import BootOptions
 from nfio.errors import InvalidValue
 
 _MEMORY = re.compile(r"([0-9]{1,18})([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -73,12 +74,19 @@ def parse_image(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class BootConfig:
-    """``config/boot.conf``: ``autostart=yes`` runs the VNF whenever nfio is mounted."""
+    """``config/boot.conf``.
+
+    Attributes:
+        autostart: the VNF is run whenever nfio is mounted.
+        options: how it boots, if it is a machine.
+    """
 
     autostart: bool = False
+    options: BootOptions = field(default_factory=BootOptions)
 
 
 _SWITCH = {"yes": True, "no": False}
+_BOOT_KEYS = ("autostart", "kernel", "initrd", "cmdline")
 
 
 def parse_boot_conf(data: bytes) -> BootConfig:
@@ -87,18 +95,25 @@ def parse_boot_conf(data: bytes) -> BootConfig:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise InvalidValue("boot.conf is UTF-8 text") from None
-    autostart = False
+    found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         key, equals, value = (part.strip() for part in text.partition("="))
-        if key != "autostart" or not equals:
-            raise InvalidValue(f"boot.conf, line {number}: {text[:40]!r} is none of: autostart=yes|no")
-        if value not in _SWITCH:
+        if key not in _BOOT_KEYS or not equals:
+            raise InvalidValue(
+                f"boot.conf, line {number}: {text[:40]!r} is none of: autostart=yes|no, kernel=, initrd=, "
+                "cmdline="
+            )
+        if key == "autostart" and value not in _SWITCH:
             raise InvalidValue(f"boot.conf, line {number}: autostart is yes or no, not {value[:40]!r}")
-        autostart = _SWITCH[value]
-    return BootConfig(autostart)
+        is_file = key == "initrd" or (key == "kernel" and value != "disk")
+        if is_file and value and not value.startswith("/"):
+            raise InvalidValue(f"boot.conf, line {number}: {key} is an absolute path, not {value[:40]!r}")
+        found[key] = value
+    options = BootOptions(*(found.get(key) or None for key in _BOOT_KEYS[1:]))
+    return BootConfig(_SWITCH[found.get("autostart", "no")], options)
 
 
 #: stored files whose content is checked when it is written

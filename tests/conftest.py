@@ -23,10 +23,29 @@ def docker() -> str:
 
 
 @pytest.fixture(scope="session")
+def native() -> None:
+    """This machine can run VNFs without an engine."""
+    missing = [program for program in ("runc", "conmon") if shutil.which(program) is None]
+    need("native", not missing, f"{', '.join(missing)} is not installed; scripts/setup installs it")
+
+
+@pytest.fixture(scope="session")
 def images(docker: str) -> None:
     """The images of all types are built."""
     need("docker", shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
-    subprocess.run([*NFIO, "image", "build", "firewall", "web"], check=True, timeout=300)
+    build("docker")
+
+
+@pytest.fixture(scope="session")
+def native_images(native: None) -> None:
+    """The same for the Native driver."""
+    need("native", shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
+    build("native")
+
+
+def build(engine: str) -> None:
+    command = [*NFIO, "image", "build", "firewall", "web", "--for", engine]
+    subprocess.run(command, check=True, timeout=300)
 
 
 @pytest.fixture

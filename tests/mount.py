@@ -204,9 +204,9 @@ def seconds(call) -> float:
 
 
 def opened_by(pid: int) -> list[str]:
-    """Paths of a process's open files."""
+    """Paths of a process's open files. The kernel may have looked the name up anew meanwhile."""
     paths = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed since it was listed
-            paths.append(os.readlink(entry))
+            paths.append(os.readlink(entry).removesuffix(" (deleted)"))
     return paths

@@ -28,7 +28,7 @@ def read_usage(pid: int) -> Usage:
     try:
         return _of_groups(groups)
     except (OSError, ValueError, KeyError):
-        return _of_process(pid)
+        return read_process_usage(pid)
 
 
 def _of_groups(groups: str) -> Usage:
@@ -46,7 +46,12 @@ def _of_groups(groups: str) -> Usage:
     return Usage(int(statistics["usage_usec"]) / 1e6, int((group / "memory.current").read_text()))
 
 
-def _of_process(pid: int) -> Usage:
+def read_process_usage(pid: int) -> Usage:
+    """The same of a process alone: of one that emulates a machine.
+
+    Raises:
+        NetworkDown (ENETDOWN): the process is gone.
+    """
     try:
         process = psutil.Process(pid)
         times = process.cpu_times()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 from hypervisor.hypervisor_base import CommandResult
 from middleboxes.host import netns
+from middleboxes.host.nftables import NETLINK_NETFILTER, read_counters
 from nfio.errors import HypervisorError, HypervisorTimeout, NotSupported
 
 #: how long a function may take to answer a question about itself
@@ -24,9 +26,11 @@ class Guest:
     Attributes:
         vnf: ``<type>/<instance>``, for messages.
         address: its own IP address; empty if it has none.
-        pid: its first process as this host numbers it; None on another host.
+        pid: its first process as this host numbers it (of a machine: the one that emulates it);
+            None on another host.
         links: this host's ends of its links.
-        execute: runs a program in the guest; only for VNFs on other hosts, see ``tool``.
+        execute: runs a program in the guest; only for those that this host cannot look into.
+        shares_kernel: this host can look into its namespaces; not so for a machine.
         memory: what the type's module keeps between two reads while this VNF runs.
         lock: guards ``memory``.
     """
@@ -38,15 +42,23 @@ class Guest:
     execute: Callable[[list[str]], CommandResult]
     memory: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    shares_kernel: bool = True
     _inode: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pid is not None:
+        if self.pid is not None and self.shares_kernel:
             self._inode = netns.namespace_of(self.pid)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this host sees its namespaces: it is a container, and here."""
+        return self.pid is not None and self.shares_kernel
+
     def _namespace(self) -> tuple[int, int]:
-        if self.pid is None or self._inode is None:
+        if self.pid is None:
             raise NotSupported(f"{self.vnf} runs on another host: this file is read on its own host")
+        if self._inode is None:
+            raise NotSupported(f"{self.vnf} is a machine: this host does not see its network")
         return self.pid, self._inode
 
     @contextmanager
@@ -72,10 +84,14 @@ class Guest:
     def http_get(self, port: int, path: str) -> str:
         """Body of an HTTP/1.0 answer from the VNF's own loopback address.
 
+        A machine is asked by a program in it: its loopback is out of this host's reach.
+
         Raises:
             HypervisorTimeout (ETIMEDOUT): no answer in ANSWER_TIMEOUT_S.
             HypervisorError (EIO): nothing listens there.
         """
+        if self.pid is not None and not self.shares_kernel:
+            return self._ask_inside("wget", "-q", "-O", "-", f"http://127.0.0.1:{port}{path}")
         with netns.make_socket(*self._namespace(), socket.AF_INET, socket.SOCK_STREAM) as client:
             client.settimeout(ANSWER_TIMEOUT_S)
             try:
@@ -93,16 +109,13 @@ class Guest:
     def tool(self, *command: str) -> str:
         """Output of one of this host's programs, run in the VNF's network namespace.
 
-        On a VNF of another host the VNF's own program of that name is run.
+        On a VNF of another host, and on a machine, the VNF's own program of that name is run.
 
         Raises:
             HypervisorError (EIO): it failed; the message is its stderr.
         """
-        if self.pid is None:
-            result = self.execute(list(command))
-            if result.exit_code:
-                raise HypervisorError(f"{command[0]}: {result.output.decode(errors='replace')}")
-            return result.output.decode(errors="replace")
+        if not self.is_open:
+            return self._ask_inside(*command)
         try:
             with netns.opened(*self._namespace()) as namespace:
                 done = subprocess.run(
@@ -119,3 +132,19 @@ class Guest:
         if done.returncode:
             raise HypervisorError(f"{command[0]}: {done.stderr.decode(errors='replace')}")
         return done.stdout.decode(errors="replace")
+
+    def packet_counters(self, table: str) -> dict[str, int]:
+        """Packets of every named counter of an ``inet`` table of nf_tables; none if there is no table."""
+        if self.is_open:
+            with self.netlink(NETLINK_NETFILTER) as netlink:
+                return read_counters(netlink, table)
+        listing = json.loads(self.tool("nft", "-j", "list", "counters", "table", "inet", table))
+        found = (item["counter"] for item in listing["nftables"] if "counter" in item)
+        return {counter["name"]: int(counter["packets"]) for counter in found}
+
+    def _ask_inside(self, *command: str) -> str:
+        result = self.execute(list(command))
+        output = result.output.decode(errors="replace")
+        if result.exit_code:
+            raise HypervisorError(f"{command[0]}: {output}")
+        return output

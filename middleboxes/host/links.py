@@ -190,15 +190,18 @@ def read_counter(links: tuple[str, ...], counter: str) -> int:
     return sum([_read(link, mirrored) for link in links])
 
 
-def read_drops(links: tuple[str, ...], pid: int) -> int:
+def read_drops(links: tuple[str, ...], pid: int | None) -> int:
     """Packets dropped at both ends of a guest's links.
 
     Source: ``rx_dropped`` and ``tx_dropped`` of the host's end, and the drop columns of
-    ``/proc/<pid>/net/dev``, which is the guest's end as this host sees it.
+    ``/proc/<pid>/net/dev``, which is the guest's end as this host sees it; None where it does
+    not see it.
     """
     if not links:
         raise NetworkDown("it has no network link")
     outside = sum(_read(link, name) for link in links for name in _DROPS)
+    if pid is None:
+        return outside
     try:
         with open(f"/proc/{pid}/net/dev", "rb", buffering=0) as file:
             lines = file.read().splitlines()[2:]
@@ -213,7 +216,7 @@ def read_drops(links: tuple[str, ...], pid: int) -> int:
     return outside + inside
 
 
-def read_all(links: tuple[str, ...], pid: int) -> LinkCounters:
+def read_all(links: tuple[str, ...], pid: int | None) -> LinkCounters:
     """All counters of a guest at once."""
     return LinkCounters(
         **{counter: read_counter(links, counter) for counter in MIRROR},

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hypervisor.network_namespace import entered
 from nfio.errors import NetworkDown
-
-CLONE_NEWNET = 0x40000000  # setns(2)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def namespace_of(pid: int) -> int | None:
@@ -21,12 +17,6 @@ def namespace_of(pid: int) -> int | None:
         return os.stat(f"/proc/{pid}/ns/net").st_ino
     except OSError:
         return None
-
-
-def _setns(fd: int) -> None:
-    if _libc.setns(fd, CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 @contextmanager
@@ -60,16 +50,8 @@ def inside(pid: int, inode: int) -> Iterator[None]:
     Raises:
         NetworkDown (ENETDOWN): the namespace is not there any more (see ``opened``).
     """
-    with opened(pid, inode) as there:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _setns(there)
-            try:
-                yield
-            finally:
-                _setns(home)
-        finally:
-            os.close(home)
+    with opened(pid, inode) as there, entered(there):
+        yield
 
 
 def make_socket(pid: int, inode: int, family: int, kind: int, protocol: int = 0) -> socket.socket:

@@ -25,12 +25,15 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 @pytest.fixture(scope="session")
 def driver(subject: Subject) -> Iterator[HypervisorBase]:
     """The driver; its engine has the images of the suite."""
-    made = subject.driver()
-    with tempfile.TemporaryDirectory(prefix="nfio-contract-") as directory:
-        subject.make_images(made, Path(directory))
-    yield made
-    for program in PROGRAMS:
-        subject.remove_image(subject.image(program))
+    with tempfile.TemporaryDirectory(prefix="nfio-contract-", ignore_cleanup_errors=True) as directory:
+        files = subject.root_file_system()
+        subject.begin(Path(directory))
+        made = subject.driver()
+        subject.make_images(made, Path(directory), files)
+        yield made
+        for program in PROGRAMS:
+            made.remove_image(subject.image(program))
+        subject.end()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_a_healthy_engine_answers(driver: HypervisorBase) -> None:
 def test_imported_images_are_listed(driver: HypervisorBase, subject: Subject) -> None:
     found = {image.name: image for image in driver.list_images()}
     for program in PROGRAMS:
-        image = found[f"{subject.image(program)}:latest"]
+        image = found[subject.image(program)]
         assert image.size_bytes > 100_000 and image.created > 1_600_000_000
 
 
@@ -63,6 +63,7 @@ CALLS: dict[str, Callable[[HypervisorBase], object]] = {
     "scale": lambda driver: driver.scale(HOST, _ID, Resources(vcpu=1)),
     "counters": lambda driver: driver.counters(HOST, _ID),
     "list_images": lambda driver: driver.list_images(),
+    "remove_image": lambda driver: driver.remove_image("nfio-contract/none"),
     "import_image": lambda driver: driver.import_image("nfio-contract/none", Path("/dev/null"), ["true"], {}),
 }
 

@@ -187,11 +187,13 @@ def test_start_fails_where_the_guest_ends_at_once(driver: HypervisorBase, guests
     assert (status.exit_code, status.pid, status.address) == (3, None, "")
 
 
-def test_stop_ends_a_guest_on_request(driver: HypervisorBase, guests: Guests) -> None:
+def test_stop_ends_a_guest_on_request(
+    driver: HypervisorBase, subject: Subject, guests: Guests
+) -> None:
     vnf_id = guests.run()
     assert driver.stop(HOST, vnf_id) is SUCCESS
     status = driver.inspect(HOST, vnf_id)
-    assert (status.word, status.phase, status.exit_code) == ("exited", Phase.EXITED, 0)
+    assert (status.word, status.phase, status.exit_code) == (subject.ended, Phase.EXITED, 0)
     assert (status.pid, status.address) == (None, "")
     assert driver.stop(HOST, vnf_id) is SUCCESS
     assert driver.start(HOST, vnf_id) is SUCCESS

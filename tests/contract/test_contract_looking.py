@@ -202,11 +202,13 @@ def test_a_list_has_the_guests_of_its_root_whatever_they_do_and_no_others(
         others.remove()
 
 
-def test_the_exit_code_of_a_guest_that_ended_by_itself(driver: HypervisorBase, guests: Guests) -> None:
+def test_the_exit_code_of_a_guest_that_ended_by_itself(
+    driver: HypervisorBase, subject: Subject, guests: Guests
+) -> None:
     vnf_id = guests.run("ending")
     driver.execute_in_guest(HOST, vnf_id, ["touch", "/end"])
     status = wait_until(lambda: (s := driver.inspect(HOST, vnf_id)).phase is Phase.EXITED and s)
-    assert (status.word, status.exit_code, status.reason) == ("exited", 4, "")
+    assert (status.word, status.exit_code, status.reason) == (subject.ended, 4, "")
 
 
 # -- events ---------------------------------------------------------------------------------
@@ -303,6 +305,6 @@ def test_commands_in_a_guest_are_no_events(driver: HypervisorBase, guests: Guest
     vnf_id = guests.run()
     with listening(driver, guests) as listener:
         assert listener.items.get(timeout=5) is None
-        driver.execute_in_guest(HOST, vnf_id, ["true"])
+        driver.execute_in_guest(HOST, vnf_id, ["echo"])
         with pytest.raises(queue.Empty):
             listener.items.get(timeout=0.3)

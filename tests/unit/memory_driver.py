@@ -35,6 +35,7 @@ from nfio.errors import (
     HypervisorError,
     HypervisorUnreachable,
     NoSuchVnf,
+    NotFound,
 )
 
 #: a configuration with this word in it is not valid in any guest
@@ -216,6 +217,13 @@ class MemoryDriver(HypervisorBase):
     def list_images(self) -> list[ImageInfo]:
         with self.engine("").call("list_images"):
             return [ImageInfo(name, 0, time.time()) for name in sorted(self.engine("").images)]
+
+    def remove_image(self, name: str) -> None:
+        with self.engine("").call("remove_image"):
+            try:
+                self.engine("").images.remove(name)
+            except KeyError:
+                raise NotFound(f"no image {name}") from None
 
     def check(self) -> list[Finding]:
         return [Finding("memory", True, "is there")]

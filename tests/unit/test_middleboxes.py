@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypervisor.hypervisor_base import READY_LINE, REJECTED_LINE, CommandResult
 from middleboxes import Guest, Middlebox, Recipe, firewall, web
 from nfio.errors import HypervisorError, NotSupported
-from nfio.images import init_script, recipe_hash
 from nfio.modules import DEFAULT, ModuleRoot, resolve
+from nfio.recipes import init_script, recipe_hash
 
 TYPES = ModuleRoot(resolve(DEFAULT)).types()
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
