@@ -381,5 +381,5 @@ class Docker(HypervisorBase):
             with translate_errors(url_of("")):
                 version = self._client("").version()
         except NfioError as error:
-            return [Finding(what, False, error.line, "scripts/setup, or: systemctl start docker")]
+            return [Finding(what, False, error.line, "scripts/setup docker, or: systemctl start docker")]
         return [Finding(what, True, f"version {version['Version']}, API {version['ApiVersion']}")]

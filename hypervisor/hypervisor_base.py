@@ -189,12 +189,16 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of ``nfio doctor``: what was looked at, whether it is well, what mends it."""
+    """One line of ``nfio doctor``: what was looked at, whether it is well, what mends it.
+
+    ``optional``: nfio can do without it.
+    """
 
     what: str
     ok: bool
     detail: str
     mend: str = ""
+    optional: bool = False
 
 
 class HypervisorBase(ABC):
@@ -205,7 +209,7 @@ class HypervisorBase(ABC):
     #: Debian packages that every image for this engine holds beside the function's own
     image_packages: tuple[str, ...] = ()
 
-    def require_host(self, host: str) -> None:
+    def require_host(self, host: str) -> None:  # noqa: B027  # most drivers can
         """Return if this driver can run VNFs on a host at all. Speaks to nobody.
 
         Raises:

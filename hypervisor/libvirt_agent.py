@@ -10,12 +10,10 @@ import json
 import time
 from typing import Any
 
-import libvirt_qemu
-
 from hypervisor.hypervisor_base import CommandResult
 from hypervisor.libvirt_errors import is_a
 from hypervisor.libvirt_guest import CONFIGURE
-from hypervisor.libvirt_library import libvirt
+from hypervisor.libvirt_library import libvirt, libvirt_qemu
 from hypervisor.libvirt_xml import parse_domain
 from nfio.errors import HypervisorError, HypervisorTimeout, NotSupported
 
@@ -132,6 +130,6 @@ def configure(domain: Any, archive: bytes, deadline: float) -> None:
 
 def bring_cpus_online(domain: Any, deadline: float) -> None:
     """Let a machine's kernel use the CPUs that were plugged in: it does not do so by itself."""
-    script = "for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 > \"$cpu\" || exit 1; done"
+    script = 'for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 > "$cpu" || exit 1; done'
     job = _ask(domain, "guest-exec", path="/bin/sh", arg=["-c", script])["pid"]
     _await_end(domain, job, deadline)

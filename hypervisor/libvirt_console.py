@@ -96,6 +96,7 @@ class Run:
         self._directory = directory
         self._log = directory / CONSOLE_LOG
         self._before = self._state()
+        self._begun: float | None = None
 
     def _state(self) -> tuple[int, int]:
         try:
@@ -116,6 +117,12 @@ class Run:
         """Whether it said that it serves."""
         return READY_LINE in self.text().splitlines()
 
+    def has_begun(self, since_s: float) -> bool:
+        """Whether the init started its function, and it has lived for a moment since."""
+        if self._begun is None and has_started(self._directory):
+            self._begun = time.monotonic()
+        return self._begun is not None and time.monotonic() - self._begun > since_s
+
     def failure(self) -> HypervisorError | ConfigurationRejected:
         """Why it ended while it started."""
         exited = await_exit(self._directory, 1.0)
@@ -126,9 +133,7 @@ class Run:
         if exited is None:
             words = log_tail(self._directory / SERIAL_LOG, _TAIL_BYTES).decode(errors="replace")
             return HypervisorError(f"its machine ended while it came up: {_last_line(words)}")
-        return HypervisorError(
-            f"its program ended at once with exit code {exited.code}: {_last_line(text)}"
-        )
+        return HypervisorError(f"its program ended at once with exit code {exited.code}: {_last_line(text)}")
 
 
 def _last_line(text: str) -> str:

@@ -48,8 +48,7 @@ def follow(connection: Any, root: str) -> Iterator[GuestEvent | None]:
             vnf_id = happened.get()
             if vnf_id == _CLOSED:
                 raise HypervisorUnreachable("libvirt closed the connection on which its events came")
-            _look(connection, vnf_id, known)
-            mark = known.get(vnf_id)
+            mark = _look(connection, vnf_id, known)
             if mark is not None and mark.root == root:
                 yield GuestEvent(vnf_id, mark.uuid)
     finally:
@@ -60,13 +59,14 @@ def follow(connection: Any, root: str) -> Iterator[GuestEvent | None]:
             connection.unregisterCloseCallback()
 
 
-def _look(connection: Any, vnf_id: str, known: dict[str, Mark]) -> None:
-    """Learn whose a domain is; of one that is gone, what was known stays."""
+def _look(connection: Any, vnf_id: str, known: dict[str, Mark]) -> Mark | None:
+    """Whose a domain is; of one that is gone, what was known of it is told once more."""
     try:
         mark = read_mark(connection.lookupByUUIDString(vnf_id))
     except libvirt.libvirtError as error:
         if not is_a(error, "VIR_ERR_NO_DOMAIN"):
             raise
-        return
+        return known.pop(vnf_id, None)
     if mark is not None:
         known[vnf_id] = mark
+    return mark

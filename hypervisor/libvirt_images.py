@@ -90,12 +90,12 @@ def store_dir(store: str) -> Path:
     return home() / "store" / store
 
 
-def _full(name: str) -> str:
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+def _plain(name: str) -> str:
+    return name.removesuffix(":latest")
 
 
 def _index(name: str) -> Path:
-    return home() / "images" / f"{quote(_full(name), safe='')}.json"
+    return home() / "images" / f"{quote(_plain(name), safe='')}.json"
 
 
 def find_image(name: str) -> Image:
@@ -106,7 +106,8 @@ def find_image(name: str) -> Image:
         hint = f"`nfio image build {name.rpartition('/')[2]} --for libvirt`"
         known = name.startswith("nfio/")
         raise HypervisorError(
-            f"no such image: {_full(name)}: " + (f"{hint} makes it" if known else "`nfio image list` shows what there is")
+            f"no such image: {_plain(name)}: "
+            + (f"{hint} makes it" if known else "`nfio image list` shows what there is")
         ) from None
 
 
@@ -123,7 +124,7 @@ def import_image(name: str, tarball: Path, command: list[str], labels: dict[str,
             for file in (DISK, KERNEL, INITRD):
                 (draft / file).chmod(0o644)
             draft.chmod(0o711)
-            image = Image(_full(name), uuid.uuid4().hex, dict(labels), time.time())
+            image = Image(_plain(name), uuid.uuid4().hex, dict(labels), time.time())
             draft.rename(store_dir(image.store))
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -165,9 +166,9 @@ def remove_image(name: str) -> None:
         NotFound (ENOENT), Busy (EBUSY).
     """
     with locked("store"):
-        found = next((image for image in images() if image.name == _full(name)), None)
+        found = next((image for image in images() if image.name == _plain(name)), None)
         if found is None:
-            raise NotFound(f"no such image: {_full(name)}")
+            raise NotFound(f"no such image: {_plain(name)}")
         if found.store in _used():
             raise Busy(f"a VNF is made from {found.name}")
         _index(name).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ what to install.
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 from typing import Any
 
 from nfio.errors import HypervisorUnreachable
@@ -27,10 +28,11 @@ class _Missing:
 
 
 libvirt: Any
+libvirt_qemu: Any
 try:
-    import libvirt
+    libvirt, libvirt_qemu = import_module("libvirt"), import_module("libvirt_qemu")
 except ImportError:
-    libvirt = _Missing()
+    libvirt = libvirt_qemu = _Missing()
 
 _loop_lock = threading.Lock()
 _loop: threading.Thread | None = None

@@ -54,9 +54,10 @@ class Mark:
         """Whether its image was made by nfio, so that it has nfio's init and agent."""
         return bool(self.store)
 
-    def element(self) -> ElementTree.Element:
-        """The element that says it."""
-        return ElementTree.Element(f"{{{NAMESPACE}}}vnf", {k: v for k, v in asdict(self).items() if v})
+    def element(self, *, named: bool = True) -> ElementTree.Element:
+        """The element that says it, in nfio's namespace if ``named``."""
+        tag = f"{{{NAMESPACE}}}vnf" if named else "vnf"
+        return ElementTree.Element(tag, {key: value for key, value in asdict(self).items() if value})
 
 
 def parse_mark(text: str) -> Mark:
@@ -84,7 +85,8 @@ def note(domain: Any, mark: Mark, asked: Asked) -> Mark:
     changed = replace(mark, asked=asked.value)
     domain.setMetadata(
         libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-        ElementTree.tostring(changed.element(), encoding="unicode"),
+        # libvirt adds the namespace itself, and refuses an element that has it.
+        ElementTree.tostring(changed.element(named=False), encoding="unicode"),
         PREFIX,
         NAMESPACE,
         libvirt.VIR_DOMAIN_AFFECT_CONFIG,

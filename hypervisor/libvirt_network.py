@@ -21,7 +21,9 @@ from nfio.errors import HypervisorError
 NETWORK = "nfio"
 BRIDGE = "nfiovirt0"
 #: Tried in turn: libvirt refuses one that overlaps with a route of its host.
-_SUBNETS = [IPv4Network(f"10.{third}.{fourth}.0/24") for third in (213, 214, 215) for fourth in (250, 251, 252, 253)]
+_SUBNETS = [
+    IPv4Network(f"10.{third}.{fourth}.0/24") for third in (213, 214, 215) for fourth in (250, 251, 252, 253)
+]
 
 _here = threading.Lock()
 

@@ -222,11 +222,7 @@ def parse_domain(text: str) -> LiveDomain:
             networks.append(source.get("network", ""))
         if target is not None and target.get("dev"):
             links[target.get("dev", "")] = "" if mac is None else mac.get("address", "")
-    ports = [
-        target
-        for target in root.iterfind("devices/channel/target")
-        if target.get("name") == AGENT_PORT
-    ]
+    ports = [target for target in root.iterfind("devices/channel/target") if target.get("name") == AGENT_PORT]
     return LiveDomain(
         links=links,
         networks=tuple(networks),

@@ -83,7 +83,7 @@ class Native(HypervisorBase):
 
     def get_id(self, host: str, user: str, vnf_name: str) -> str:
         self.ping(host)
-        holder = self.store.holder(f"{user}-{vnf_name}")
+        holder = self.store.holder(self.store.names, f"{user}-{vnf_name}")
         if holder is None or not self.store.path(holder).exists():
             raise NoSuchVnf(f"no guest is named {user}-{vnf_name}")
         return holder
@@ -96,16 +96,19 @@ class Native(HypervisorBase):
         require_enough(spec.resources)
         layers, command, announces = self._root(image_name, spec)
         self.store.prepare()
-        if spec.uuid:
-            for old in self.store.all():
-                if (old.root, old.uuid) == (spec.root, spec.uuid):
-                    self.destroy(host, old.vnf_id)
+        if spec.uuid and (old := self.store.holder(self.store.entities, f"{spec.root}.{spec.uuid}")):
+            self.destroy(host, old)
         vnf_id = uuid.uuid4().hex
         with ExitStack() as undo:
             name = self._claim_name(name, vnf_id, spec)
             undo.callback(self.store.release, self.store.names, name, vnf_id)
             address = self.store.claim_address(self.network.get().subnet, vnf_id)
             undo.callback(self.store.release, self.store.addresses, address, vnf_id)
+            if spec.uuid:
+                entity = f"{spec.root}.{spec.uuid}"
+                if not self.store.claim(self.store.entities, entity, vnf_id):
+                    raise HypervisorError(f"{name} is being deployed by another process")
+                undo.callback(self.store.release, self.store.entities, entity, vnf_id)
             self.store.add(
                 Guest(
                     vnf_id=vnf_id,
@@ -133,7 +136,7 @@ class Native(HypervisorBase):
     def _claim_name(self, name: str, vnf_id: str, spec: VnfSpec) -> str:
         if self.store.claim(self.store.names, name, vnf_id):
             return name
-        holder = self.store.holder(name) or ""
+        holder = self.store.holder(self.store.names, name) or ""
         with suppress(NoSuchVnf):
             if spec.uuid and self.store.load(holder).uuid:
                 longer = f"{name}-{spec.uuid[:8]}"
@@ -183,15 +186,18 @@ class Native(HypervisorBase):
         with ExitStack() as undo:
             undo.callback(self._undo_start, vnf_id)
             mount_overlay(guest.layers, bundle)
-            with self.network.attached(guest) as namespace:
+            with self.network.namespace() as namespace:
                 config = runtime_config(guest, f"/proc/{os.getpid()}/fd/{namespace}")
                 (bundle / "config.json").write_text(json.dumps(config))
-                pid = self.runtime.create(vnf_id, self.timeout_s)
+                # The container is made while its link is: its program waits for both.
+                with self.runtime.creation(vnf_id, self.timeout_s) as made:
+                    self.network.plug(guest, namespace)
+                    pid = made()
             begun = begun_of(pid)
             if begun is None:
                 raise HypervisorError(f"it ended while it was made: {console.last_line()}")
             self.store.save_run(vnf_id, Run(boot_id(), pid, begun))
-            self.runtime.begin(vnf_id, self.timeout_s)
+            self.runtime.begin(vnf_id, pid, self.timeout_s)
             console.await_start(pid, guest.announces, self.timeout_s, lambda: self._exit_code(vnf_id))
             undo.pop_all()
 

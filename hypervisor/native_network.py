@@ -104,15 +104,23 @@ class NativeNetwork:
                 draft.rename(self._file)
         return self.get()
 
+    @staticmethod
     @contextlib.contextmanager
-    def attached(self, guest: Guest) -> Iterator[int]:
-        """Run the body with the guest's network namespace, yielded as an open file.
+    def namespace() -> Iterator[int]:
+        """A network namespace for a guest, as an open file.
 
-        The link goes away with the namespace: when the guest's last process has ended, or at
-        the end of the body if none was started in it.
+        It goes away with the guest's last process, and at the end of the body if none was
+        started in it; so does the link that leads into it.
         """
-        network = self.get()
         namespace = network_namespace.make()
+        try:
+            yield namespace
+        finally:
+            os.close(namespace)
+
+    def plug(self, guest: Guest, namespace: int) -> None:
+        """Lead a link from the bridge into a guest's namespace, and give it the guest's address."""
+        network = self.get()
         try:
             with network_namespace.entered(namespace):
                 inside = IPRoute()
@@ -125,15 +133,7 @@ class NativeNetwork:
                 inside.link("set", index=index, state="up")
                 inside.route("add", dst="default", gateway=str(network.gateway.ip))
         except NetlinkError as error:
-            os.close(namespace)
             raise HypervisorError(f"its link could not be set up: {error}") from error
-        except BaseException:
-            os.close(namespace)
-            raise
-        try:
-            yield namespace
-        finally:
-            os.close(namespace)
 
     def _plug(self, host: IPRoute, network: Network, guest: Guest, namespace: int) -> None:
         name = link_of(guest.vnf_id)

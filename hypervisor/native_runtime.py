@@ -11,8 +11,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -89,46 +89,90 @@ class NativeRuntime:
 
     # -- a container's life -----------------------------------------------------------------
 
-    def create(self, vnf_id: str, timeout_s: float) -> int:
-        """Make the container of a bundle, its program not begun; returns its first process.
+    @contextmanager
+    def creation(self, vnf_id: str, timeout_s: float) -> Iterator[Callable[[], int]]:
+        """Begin to make the container of a bundle; its program is not begun.
 
         conmon makes it, and stays: it keeps the console log within its bound and the exit code,
         whether or not nfio is there.
+
+        Yields:
+            A function that waits until it is made, and returns its first process.
         """
         runtime, conmon = self.programs(timeout_s)
         bundle = self._store.path(vnf_id)
-        pid_file = bundle / "pid"
-        pid_file.unlink(missing_ok=True)
         (bundle / "exit" / vnf_id).unlink(missing_ok=True)
         self._store.runtime_root.mkdir(parents=True, exist_ok=True, mode=0o700)
         reader, writer = os.pipe()
         command = [
             *(conmon, "--cid", vnf_id, "--cuuid", vnf_id, "--name", vnf_id, "--bundle", str(bundle)),
             *("--runtime", runtime, "--runtime-arg", f"--root={self._store.runtime_root}"),
-            *("--container-pidfile", str(pid_file), "--exit-dir", str(bundle / "exit")),
+            *("--container-pidfile", str(bundle / "pid"), "--exit-dir", str(bundle / "exit")),
             *("--conmon-pidfile", str(bundle / "conmon.pid")),
             *("--socket-dir-path", str(self._store.runtime_root), "--full-attach"),
             *("--log-path", f"k8s-file:{bundle / 'console.log'}"),
             *("--log-size-max", str(CONSOLE_LIMIT_BYTES)),
         ]
         try:
-            try:
-                done = run(command, timeout_s, {"_OCI_SYNCPIPE": str(writer)}, (writer,))
-            finally:
-                os.close(writer)
-            answer = _read_line(reader, timeout_s)
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, "_OCI_SYNCPIPE": str(writer)},
+                pass_fds=(writer,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        finally:
+            os.close(writer)
+        try:
+            yield lambda: self._created(runtime, reader, timeout_s)
+        except BaseException:
+            # What is undone must be there first: nothing may come to be after it.
+            with suppress(HypervisorError):
+                self._created(runtime, reader, timeout_s)
+            raise
         finally:
             os.close(reader)
-        if done.returncode or not answer:
-            raise HypervisorError(f"conmon: {last_line(done.stderr) or 'it ended without a word'}")
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout_s)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    @staticmethod
+    def _created(runtime: str, reader: int, timeout_s: float) -> int:
+        """The first process of a container, as conmon tells it through a pipe."""
+        answer = _read_line(reader, timeout_s)
+        if not answer:
+            raise HypervisorError("conmon ended without a word: its own log is the system's")
         told = json.loads(answer)
         if int(told["pid"]) <= 0:
             raise HypervisorError(f"{Path(runtime).name}: {last_line(told.get('message') or '')}")
         return int(told["pid"])
 
-    def begin(self, vnf_id: str, timeout_s: float) -> None:
-        """Let the program of a container that was created begin."""
-        self.ask(timeout_s, "start", vnf_id)
+    def begin(self, vnf_id: str, pid: int, timeout_s: float) -> None:
+        """Let the program of a container that was created begin.
+
+        Its first process waits until its FIFO is read: that is all that `runc start` does, and
+        what is done here without starting runc for it.
+
+        Raises:
+            HypervisorError (EIO): the process has ended.
+            HypervisorTimeout (ETIMEDOUT): it does not write to it.
+        """
+        place = self._store.runtime_root / vnf_id / "exec.fifo"
+        try:
+            process, fifo = os.pidfd_open(pid), os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise HypervisorError(f"it ended before it began: {error.strerror}") from error
+        try:
+            ready = readable((fifo, process), timeout_s)
+            if fifo not in ready:
+                raise (HypervisorError("it ended before it began") if ready else _late(timeout_s))
+            place.unlink()
+        finally:
+            os.close(fifo)
+            os.close(process)
 
     def clear(self, vnf_id: str, timeout_s: float) -> None:
         """End a container whatever it does, and take away what its run has left."""
@@ -215,13 +259,16 @@ def last_line(text: str) -> str:
     return message.rstrip('"') if found else line
 
 
+def _late(timeout_s: float) -> HypervisorTimeout:
+    return HypervisorTimeout(f"the OCI runtime did not answer within {timeout_s:g} s")
+
+
 def _read_line(fd: int, timeout_s: float) -> str:
     data = b""
     deadline = time.monotonic() + timeout_s
     while not data.endswith(b"\n"):
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise HypervisorTimeout(f"the OCI runtime did not answer within {timeout_s:g} s")
+        if not readable((fd,), deadline - time.monotonic()):
+            raise _late(timeout_s)
         chunk = os.read(fd, 65536)
         if not chunk:
             break
@@ -233,8 +280,7 @@ def _drain(fd: int, deadline: float) -> bytes:
     data = bytearray()
     cut = False
     while True:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not readable((fd,), deadline - time.monotonic()):
             raise TimeoutError
         chunk = os.read(fd, 65536)
         if not chunk:
@@ -285,11 +331,17 @@ def end(pid: int, is_meant: Callable[[], bool], grace_s: float) -> None:
         os.close(handle)
 
 
+def readable(handles: tuple[int, ...], timeout_s: float) -> set[int]:
+    """Which of some open files have something to read, or their other end closed; waits for one."""
+    poll = select.poll()  # select(2) knows numbers below 1024 only
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    return {handle for handle, _ in poll.poll(max(0.0, timeout_s) * 1000)}
+
+
 def ended(handle: int, timeout_s: float) -> bool:
     """Whether a process, by its descriptor, has ended or does so in time."""
-    poll = select.poll()
-    poll.register(handle, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
+    return bool(readable((handle,), timeout_s))
 
 
 def mount_overlay(lower: tuple[str, ...], bundle: Path) -> None:

@@ -13,6 +13,7 @@
     │   └── exit/<id>           the exit code of its last run, written by conmon
     ├── names/<name>            a link that holds the id of the guest that has the name
     ├── addresses/<address>     the same for addresses
+    ├── entities/<root>.<uuid>  the same for the entities that guests are of
     ├── images/  layers/        see native_images.py
     └── network.json            see native_network.py
 
@@ -118,6 +119,7 @@ class NativeStore:
         self.guests = directory / "guests"
         self.names = directory / "names"
         self.addresses = directory / "addresses"
+        self.entities = directory / "entities"
         self.images = directory / "images"
         self.layers = directory / "layers"
 
@@ -133,7 +135,7 @@ class NativeStore:
 
     def prepare(self) -> None:
         """Make the directories, for root alone: root file systems hold set-uid programs."""
-        for path in (self.guests, self.names, self.addresses, self.images, self.layers):
+        for path in (self.guests, self.names, self.addresses, self.entities, self.images, self.layers):
             path.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
 
@@ -209,6 +211,7 @@ class NativeStore:
         shutil.rmtree(grave, ignore_errors=True)
         self.release(self.names, guest.name, guest.vnf_id)
         self.release(self.addresses, guest.address, guest.vnf_id)
+        self.release(self.entities, f"{guest.root}.{guest.uuid}", guest.vnf_id)
 
     def _json(self, vnf_id: str, name: str) -> dict[str, Any] | None:
         if not vnf_id.isalnum():
@@ -252,10 +255,11 @@ class NativeStore:
             if os.readlink(directory / key) == vnf_id:
                 os.unlink(directory / key)
 
-    def holder(self, name: str) -> str | None:
-        """Id of the guest that has a name."""
+    @staticmethod
+    def holder(directory: Path, key: str) -> str | None:
+        """Id of the guest that has a name, an address or an entity; None if none has it."""
         try:
-            return os.readlink(self.names / name)
+            return os.readlink(directory / key)
         except FileNotFoundError:
             return None
 

@@ -54,7 +54,8 @@ class Middlebox:
         summary: one line.
         recipe: what its image holds.
         check: exits non-zero, and says why on stderr, if the configuration is not valid.
-        apply: applies the configuration before ``run``; None where ``run`` reads it itself.
+        apply: applies the configuration before ``run``, and refuses one that is not valid, as
+            ``check`` does; None where ``run`` reads it itself, after ``check``.
         run: the program that serves, in the foreground; None where the kernel does the work.
         ready: a shell condition that is true once ``run`` serves; empty: at once.
         reload: applies a changed configuration to the running function.

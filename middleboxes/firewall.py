@@ -25,17 +25,15 @@ _LAST = 2147483646
 
 def counting_table(drops: int) -> str:
     """The table that counts what goes in and what comes out, going on from ``drops``."""
-    counters = [f"  counter carried {{ packets {drops} bytes 0 }}"]
-    chains = []
-    for place in ("in", "out"):
-        for hook, first in _HOOKS.items():
-            counters.append(f"  counter {hook}_{place} {{ }}")
-            priority = first if place == "in" else _LAST
-            chains.append(
-                f"  chain {hook}_{place} {{ type filter hook {hook} priority {priority}; "
-                f'policy accept; counter name "{hook}_{place}"; }}'
+    lines = [f"table inet {TABLE} {{", f"  counter carried {{ packets {drops} bytes 0 }}"]
+    lines += ["  counter entered { }", "  counter left { }"]
+    for hook, first in _HOOKS.items():
+        for counter, priority in (("entered", first), ("left", _LAST)):
+            lines.append(
+                f"  chain {hook}_{counter} {{ type filter hook {hook} priority {priority}; "
+                f'policy accept; counter name "{counter}"; }}'
             )
-    return "\n".join([f"table inet {TABLE} {{", *counters, *chains, "}", ""])
+    return "\n".join([*lines, "}", ""])
 
 
 def render(drops: int) -> Mapping[str, str]:
@@ -45,9 +43,7 @@ def render(drops: int) -> Mapping[str, str]:
 
 def count_drops(counters: Mapping[str, int]) -> int:
     """Packets that went into a hook and did not come out of it."""
-    entered = sum(value for name, value in counters.items() if name.endswith("_in"))
-    left = sum(value for name, value in counters.items() if name.endswith("_out"))
-    return counters.get("carried", 0) + max(0, entered - left)
+    return counters.get("carried", 0) + max(0, counters.get("entered", 0) - counters.get("left", 0))
 
 
 def drops(guest: Guest) -> int:

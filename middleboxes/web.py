@@ -80,8 +80,7 @@ MIDDLEBOX = Middlebox(
     ),
     check=("nginx", "-t", "-q", "-c", "/etc/nfio/nf_conf"),
     # One that was killed leaves its pid file behind, which would pass for readiness.
-    apply=("rm", "-f", "/run/nginx.pid"),
-    run=("nginx", "-c", "/etc/nfio/nf_conf", "-g", "daemon off;"),
+    run=("sh", "-c", "rm -f /run/nginx.pid; exec nginx -c /etc/nfio/nf_conf -g 'daemon off;'"),
     ready="test -s /run/nginx.pid",
     reload=("sh", "-c", RELOAD),
     # It runs as Debian's www-data and never has a privilege: ports from 80 on are free to it.

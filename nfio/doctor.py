@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes.util
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from hypervisor.hypervisor_base import Finding
-from hypervisor.hypervisor_factory import HypervisorFactory
+from hypervisor.hypervisor_factory import DRIVERS, make_driver
 from nfio.modules import ModuleRoot, resolve
 from nfio.mounting import dead_mounts
 
@@ -47,8 +48,7 @@ def findings(module_root: str) -> list[Finding]:
                 f"apt-get install {package}",
             )
         )
-    HypervisorFactory("Docker")
-    found += HypervisorFactory.get_hypervisor_instance().check()
+    found += _engines()
     for mountpoint in dead_mounts():
         found.append(
             Finding(
@@ -77,12 +77,28 @@ def findings(module_root: str) -> list[Finding]:
     return found
 
 
+def _engines() -> list[Finding]:
+    """What each engine's driver says. One is enough: where one is well, the others are offers."""
+    found = {name: make_driver(name).check() for name in sorted(DRIVERS)}
+    well = [name for name, findings in found.items() if all(finding.ok for finding in findings)]
+    summary = f"{', '.join(well)}: ready" if well else "none is ready"
+    return [
+        Finding("engines", bool(well), summary, "scripts/setup makes Native ready, which needs no daemon"),
+        *(
+            replace(finding, what=f"{name}: {finding.what}", optional=bool(well))
+            for name, findings in found.items()
+            for finding in findings
+        ),
+    ]
+
+
 def report(module_root: str) -> int:
-    """Print the findings. Returns 1 if something is missing, else 0."""
+    """Print the findings. Returns 1 if something is missing that nfio cannot do without, else 0."""
     missing = False
     for finding in findings(module_root):
-        print(f"{'ok      ' if finding.ok else 'MISSING '} {finding.what}: {finding.detail}")
+        word = "ok" if finding.ok else "absent" if finding.optional else "MISSING"
+        print(f"{word:<8} {finding.what}: {finding.detail}")
         if not finding.ok:
-            missing = True
+            missing = missing or not finding.optional
             print(f"         -> {finding.mend}")
     return int(missing)

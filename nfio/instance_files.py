@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 from hypervisor.hypervisor_base import LinkCounters, Usage
 from middleboxes import Guest, LiveFile
-from middleboxes.host.cgroups import read_process_usage, read_usage
-from middleboxes.host.links import MIRROR, read_counter, read_drops
+from middleboxes.host.links import MIRROR, read_all, read_counter, read_drops
 from nfio import values
 from nfio.errors import InvalidValue, NfioError
 from nfio.orchestrator import Orchestrator
@@ -108,17 +107,32 @@ class InstanceFiles:
     def drops(self, vnf: Vnf) -> int:
         """Packets dropped on its links, and by the function on purpose."""
         guest = vnf.running_guest()
-        middlebox = self._orchestrator.modules.get(vnf.type)
         if guest.pid is None:
             return self._remote(vnf, guest)[0].drops
-        own = middlebox.drops(guest) if middlebox is not None and middlebox.drops is not None else 0
-        return read_drops(guest.links, guest.pid if guest.is_open else None) + own
+        inside = guest.pid if guest.is_open else None
+        return read_drops(guest.links, inside) + self._own_drops(vnf, guest)
+
+    def link_counters(self, vnf: Vnf, table: dict[str, LinkCounters]) -> LinkCounters:
+        """The same counters of the links, and the drops, all at once.
+
+        Args:
+            table: what all links of this host have counted (see ``links.read_table``).
+        """
+        guest = vnf.running_guest()
+        if guest.pid is None:
+            return self._remote(vnf, guest)[0]
+        own = self._own_drops(vnf, guest)
+        return read_all(guest.links, guest.pid if guest.is_open else None, table, own)
+
+    def _own_drops(self, vnf: Vnf, guest: Guest) -> int:
+        count = self._orchestrator.modules.drops_of(vnf.type)
+        return 0 if count is None else count(guest)
 
     def usage(self, vnf: Vnf) -> Usage:
         guest = vnf.running_guest()
         if guest.pid is None:
             return self._remote(vnf, guest)[1]
-        return read_usage(guest.pid) if guest.is_open else read_process_usage(guest.pid)
+        return guest.usage()
 
     def _remote(self, vnf: Vnf, guest: Guest) -> tuple[LinkCounters, Usage]:
         """Counters of a VNF on another host, all from one answer of its engine.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hypervisor.hypervisor_base import LinkCounters
+from middleboxes.host.links import read_table
 from nfio.errors import NfioError
 from nfio.instance_files import InstanceFiles
 from nfio.states import State
@@ -27,6 +29,7 @@ _COUNTERS = {
     "tx_bytes": "nfio_vnf_transmit_bytes_total",
     "rx_packets": "nfio_vnf_receive_packets_total",
     "tx_packets": "nfio_vnf_transmit_packets_total",
+    "drops": "nfio_vnf_dropped_packets_total",
 }
 
 
@@ -37,6 +40,7 @@ def render(vnfs: Iterable[Vnf], files: InstanceFiles) -> bytes:
     reported. Names need no escaping: the grammar of names leaves nothing to escape.
     """
     samples: dict[str, list[str]] = {family: [] for family in _FAMILIES}
+    table = read_table()
     errors = 0
     for vnf in vnfs:
         labels = f'{{type="{vnf.type}",instance="{vnf.name}"}}'
@@ -49,7 +53,7 @@ def render(vnfs: Iterable[Vnf], files: InstanceFiles) -> bytes:
         samples["nfio_vnf_state"].append(f"nfio_vnf_state{labels} {state.value}\n")
         samples["nfio_vnf_up"].append(f"nfio_vnf_up{labels} {int(up)}\n")
         if up:
-            errors += _running(vnf, files, labels, samples)
+            errors += _running(vnf, files, labels, samples, table)
     samples["nfio_scrape_errors"].append(f"nfio_scrape_errors {errors}\n")
     text = []
     for family, (kind, help_text) in _FAMILIES.items():
@@ -59,21 +63,25 @@ def render(vnfs: Iterable[Vnf], files: InstanceFiles) -> bytes:
     return "".join(text).encode()
 
 
-def _running(vnf: Vnf, files: InstanceFiles, labels: str, samples: dict[str, list[str]]) -> int:
-    """Add the samples of one running VNF; returns how many could not be read."""
+def _running(
+    vnf: Vnf,
+    files: InstanceFiles,
+    labels: str,
+    samples: dict[str, list[str]],
+    table: dict[str, LinkCounters],
+) -> int:
+    """Add the samples of one running VNF; returns how many groups of them could not be read."""
+
+    def links() -> dict[str, float]:
+        found = files.link_counters(vnf, table)
+        return {family: getattr(found, name) for name, family in _COUNTERS.items()}
 
     def usage() -> dict[str, float]:
         used = files.usage(vnf)
         return {"nfio_vnf_cpu_seconds_total": used.cpu_seconds, "nfio_vnf_memory_bytes": used.memory_bytes}
 
-    def links() -> dict[str, float]:
-        return {family: files.counter(vnf, name) for name, family in _COUNTERS.items()}
-
-    def drops() -> dict[str, float]:
-        return {"nfio_vnf_dropped_packets_total": files.drops(vnf)}
-
     errors = 0
-    for group in (links, drops, usage):
+    for group in (links, usage):
         try:
             for family, value in group().items():
                 samples[family].append(f"{family}{labels} {value}\n")

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import re
+import resource
 import select
 import subprocess
 import time
@@ -193,6 +194,9 @@ def serve(options: MountOptions, on_ready: Callable[[], None], handler: logging.
     )
     # The binding would log every ENOENT with a traceback.
     logging.getLogger("fuse").setLevel(logging.WARNING)
+    # Each VNF that runs takes several: its processes, and its counters that are kept open.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from nfio.filesystem import Nfio
 
     Nfio(

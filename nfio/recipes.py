@@ -24,13 +24,11 @@ def init_script(middlebox: Middlebox) -> str:
     """
     lines = [
         "#!/bin/sh",
-        f"if ! words=$({shlex.join(middlebox.check)} 2>&1); then",
+        f"if ! words=$({shlex.join(middlebox.apply or middlebox.check)} 2>&1); then",
         f"    printf '%s\\n%s\\n' '{REJECTED_LINE}' \"$words\"",
         "    exit 78",
         "fi",
     ]
-    if middlebox.apply is not None:
-        lines.append(f"{shlex.join(middlebox.apply)} || exit 1")
     say_ready = f"echo '{READY_LINE}'"
     if middlebox.run is None:
         lines += [

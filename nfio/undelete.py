@@ -94,3 +94,6 @@ class Undelete:
         for key in [key for key in self._kept if key[0] == vnf.uuid]:
             del self._kept[key]
         shutil.rmtree(self._trash / vnf.uuid, ignore_errors=True)
+        # One of that name that is made at once has all its files, for everybody.
+        for path in [path for path in self._absent if path.startswith(f"/nf-types/{vnf.label}/")]:
+            self._absent.pop(path, None)

@@ -1,4 +1,8 @@
-"""Probes and fixtures. ``NFIO_REQUIRE=docker,ansible`` turns a skip for want of one into a failure."""
+"""Probes and fixtures. ``NFIO_REQUIRE=docker,ansible`` turns a skip for want of one into a failure.
+
+A test that takes ``view``, or a mount, runs once for each engine of the whole suite. It names
+others by ``@pytest.mark.engines("Docker")``; ``MAIN_LINE`` are all that there are.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,29 @@ from pathlib import Path
 
 import engine as engines
 import pytest
+from engine_view import EngineView
 from mount import NFIO, Mount
+from native_view import MACHINES_OWN, NativeView
 from probes import need
+from views import VIEWS, WHOLE_SUITE
+
+#: engines that are given the same root file systems: those are made once for all
+_CONTAINERS = ("docker", "native")
+_built: set[str] = set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "engines(name, ...): the engines that it runs on")
+    for view in VIEWS.values():
+        config.addinivalue_line("markers", f"{view.name.lower()}: needs the engine of {view.name}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "view" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("engines")
+        names = marker.args if marker is not None else WHOLE_SUITE
+        parameters = [pytest.param(name, marks=getattr(pytest.mark, name.lower())) for name in names]
+        metafunc.parametrize("view", parameters, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -25,27 +50,59 @@ def docker() -> str:
 @pytest.fixture(scope="session")
 def native() -> None:
     """This machine can run VNFs without an engine."""
-    missing = [program for program in ("runc", "conmon") if shutil.which(program) is None]
-    need("native", not missing, f"{', '.join(missing)} is not installed; scripts/setup installs it")
+    missing = NativeView().missing()
+    need("native", not missing, missing)
 
 
 @pytest.fixture(scope="session")
 def images(docker: str) -> None:
     """The images of all types are built."""
-    need("docker", shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
     build("docker")
 
 
 @pytest.fixture(scope="session")
 def native_images(native: None) -> None:
     """The same for the Native driver."""
-    need("native", shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
     build("native")
 
 
-def build(engine: str) -> None:
-    command = [*NFIO, "image", "build", "firewall", "web", "--for", engine]
-    subprocess.run(command, check=True, timeout=300)
+def build(probe: str) -> None:
+    """Build the images of all types for an engine, and for those that are given the same."""
+    need(probe, shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
+    if probe in _built:
+        return
+    wanted = {probe}
+    if probe in _CONTAINERS:
+        wanted |= {view.name.lower() for view in VIEWS.values() if not view().missing()} & set(_CONTAINERS)
+    command = [*NFIO, "image", "build", "firewall", "web", "--for", ",".join(sorted(wanted))]
+    # Wherever tests keep their guests: the machine's own images are made once, and last.
+    environment = {**os.environ, "NFIO_NATIVE_DIR": str(MACHINES_OWN)}
+    subprocess.run(command, check=True, timeout=600, env=environment)
+    _built.update(wanted)
+
+
+@pytest.fixture(scope="session")
+def view(request: pytest.FixtureRequest) -> Iterator[EngineView]:
+    """Each engine in turn, as it is without nfio. Images may be missing."""
+    made = VIEWS[request.param]()
+    missing = made.missing()
+    need(made.probe, not missing, missing)
+    with tempfile.TemporaryDirectory(prefix="nfio-e2e-", ignore_cleanup_errors=True) as place:
+        os.chmod(place, 0o711)
+        made.begin(Path(place))
+        yield made
+        try:
+            engines.wait_until(lambda: not made.leftovers(), 10, "nothing is left behind")
+        except AssertionError:
+            raise AssertionError(f"left behind: {made.leftovers()}") from None
+
+
+@pytest.fixture(scope="session")
+def stocked(view: EngineView) -> EngineView:
+    """An engine that has the images of all types."""
+    build(view.probe)
+    view.stock()
+    return view
 
 
 @pytest.fixture
@@ -57,15 +114,31 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def mount(docker: str, directory: Path) -> Iterator[Mount]:
+def mount(view: EngineView, directory: Path) -> Iterator[Mount]:
     """nfio, mounted on the machine's engine. VNFs can be defined; images may be missing."""
-    made = Mount(directory)
+    made = Mount(directory, view)
     made.mount()
     yield made
     made.close()
 
 
 @pytest.fixture
-def nfio(images: None, mount: Mount) -> Mount:
+def nfio(stocked: EngineView, mount: Mount) -> Mount:
     """nfio, mounted, with the images that its VNFs need."""
     return mount
+
+
+@pytest.fixture(scope="session")
+def _shared(stocked: EngineView) -> Iterator[Mount]:
+    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
+        made = Mount(Path(path), stocked)
+        made.mount()
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def shared(_shared: Mount) -> Iterator[Mount]:
+    """The same with a mount that many tests use, one after the other; each finds it empty."""
+    yield _shared
+    _shared.clear()

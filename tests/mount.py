@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import engine as engines
+from engine_view import EngineView
 
 NFIO = [sys.executable, "-m", "nfio"]
 
@@ -25,7 +28,7 @@ class Mount:
 
     Args:
         directory: where root and mount point are made.
-        url: the engine; None is the machine's own.
+        engine: what runs its VNFs.
         options: further arguments of ``nfio mount``.
         variables: further environment variables of nfio.
     """
@@ -33,21 +36,21 @@ class Mount:
     def __init__(
         self,
         directory: Path,
-        url: str | None = None,
+        engine: EngineView,
         options: tuple[str, ...] = (),
         variables: dict[str, str] | None = None,
     ) -> None:
         self.root = directory / "root"
         self.path = directory / "mnt"
         self.path.mkdir(parents=True, exist_ok=True)
-        self.url = url or engines.SOCKET
+        self.engine = engine
         self.options = options
         self.variables = variables or {}
         self.expected_trouble: list[str] = []
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "DOCKER_HOST": self.url, **self.variables}
+        return {**os.environ, **self.engine.variables, **self.variables}
 
     def nfio(
         self, *arguments: str, check: bool = True, timeout: float = 60
@@ -65,7 +68,8 @@ class Mount:
         return done
 
     def mount(self) -> None:
-        self.nfio("mount", str(self.root), str(self.path), *self.options)
+        hypervisor = ("--hypervisor", self.engine.name)
+        self.nfio("mount", str(self.root), str(self.path), *hypervisor, *self.options)
 
     def umount(self) -> None:
         self.nfio("umount", str(self.path))
@@ -93,10 +97,15 @@ class Mount:
     def root_id(self) -> str:
         return (self.root / ".nfio" / "root-id").read_text().strip()
 
-    def containers(self) -> list[str]:
-        """Ids of all containers of this root."""
-        label = f"label=io.nfio.root={self.root_id}"
-        return engines.docker("ps", "-aq", "--no-trunc", "--filter", label, url=self.url).split()
+    def guests(self) -> list[str]:
+        """The engine's ids of all VNFs of this root."""
+        return self.engine.guests(self.root_id)
+
+    def guest_of(self, vnf: Vnf) -> str:
+        """The engine's id of a VNF."""
+        uuid = vnf.value("uuid")
+        (guest,) = (seen.guest for seen in self.engine.seen(self.root_id) if seen.uuid == uuid)
+        return guest
 
     # -- the tree ---------------------------------------------------------------------------
 
@@ -108,6 +117,12 @@ class Mount:
         vnf.path.mkdir()
         return vnf
 
+    def events(self, vnf: Vnf) -> list[dict[str, str]]:
+        """What happened to a VNF so far."""
+        uuid = vnf.value("uuid")
+        lines = [json.loads(line) for line in (self.path / "events").read_text().splitlines()]
+        return [line for line in lines if line["uuid"] == uuid]
+
     # -- the end ----------------------------------------------------------------------------
 
     def trouble(self) -> list[str]:
@@ -115,8 +130,17 @@ class Mount:
         found = [match.group(0) for match in _TROUBLE.finditer(self.log())]
         return [line for line in found if not any(part in line for part in self.expected_trouble)]
 
+    def clear(self) -> None:
+        """Remove every VNF, and fail if the log shows trouble: what comes next begins with an empty tree."""
+        for place in (self.path / "nf-types").glob("*/*"):
+            vnf = Vnf(place)
+            vnf.write("state", "DEFINED\n")
+            shutil.rmtree(place)
+        assert self.guests() == []
+        assert not self.trouble(), self.log()
+
     def close(self) -> None:
-        """Unmount, remove every container, and fail if the log shows trouble."""
+        """Unmount, remove every guest, and fail if the log shows trouble."""
         if self.is_mounted:
             try:
                 self.umount()
@@ -125,9 +149,7 @@ class Mount:
                 subprocess.run(["umount", "-l", str(self.path)], check=False)
                 raise
         if (self.root / ".nfio" / "root-id").exists():
-            left = self.containers()
-            if left:
-                engines.docker("rm", "-f", *left, url=self.url)
+            self.engine.remove_all(self.root_id)
         assert not self.is_mounted
         assert not self.trouble(), self.log()
 

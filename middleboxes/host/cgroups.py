@@ -7,12 +7,13 @@ from pathlib import Path
 import psutil
 
 from hypervisor.hypervisor_base import Usage
+from middleboxes.host.open_file import OpenFile
 from nfio.errors import NetworkDown
 
-ROOT = Path("/sys/fs/cgroup")
+ROOT = "/sys/fs/cgroup"
 
 
-def read_usage(pid: int) -> Usage:
+class GroupUsage:
     """CPU seconds and bytes of memory of the group that a process is in.
 
     Version 1 and hybrid: ``cpuacct.usage`` (ns) and ``memory.usage_in_bytes``; version 2:
@@ -21,29 +22,49 @@ def read_usage(pid: int) -> Usage:
     Raises:
         NetworkDown (ENETDOWN): the process is gone.
     """
-    try:
-        groups = Path(f"/proc/{pid}/cgroup").read_text()
-    except OSError:
-        raise NetworkDown("its first process is gone") from None
-    try:
-        return _of_groups(groups)
-    except (OSError, ValueError, KeyError):
-        return read_process_usage(pid)
 
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._files: tuple[OpenFile, OpenFile] | None = None
+        self._version = 2
+        try:
+            groups = Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            raise NetworkDown("its first process is gone") from None
+        paths: dict[str, str] = {}
+        for line in groups.splitlines():
+            _, controllers, path = line.split(":", 2)
+            for controller in controllers.split(","):
+                paths[controller] = path
+        try:
+            if "cpuacct" in paths:
+                self._version = 1
+                cpu, memory = f"cpuacct{paths['cpuacct']}/cpuacct.usage", f"memory{paths['memory']}"
+                self._files = (
+                    OpenFile(f"{ROOT}/{cpu}"),
+                    OpenFile(f"{ROOT}/{memory}/memory.usage_in_bytes"),
+                )
+            else:
+                group = f"{ROOT}{paths['']}"
+                self._files = OpenFile(f"{group}/cpu.stat"), OpenFile(f"{group}/memory.current")
+        except (OSError, KeyError):
+            self._files = None
 
-def _of_groups(groups: str) -> Usage:
-    paths: dict[str, str] = {}
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            paths[controller] = path.lstrip("/")
-    if "cpuacct" in paths:
-        cpu_ns = int((ROOT / "cpuacct" / paths["cpuacct"] / "cpuacct.usage").read_text())
-        memory = int((ROOT / "memory" / paths["memory"] / "memory.usage_in_bytes").read_text())
-        return Usage(cpu_ns / 1e9, memory)
-    group = ROOT / paths[""]
-    statistics = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
-    return Usage(int(statistics["usage_usec"]) / 1e6, int((group / "memory.current").read_text()))
+    def read(self) -> Usage:
+        """What it is now."""
+        if self._files is not None:
+            cpu, memory = self._files
+            try:
+                return Usage(self._seconds(cpu.read()), int(memory.read()))
+            except (OSError, ValueError, KeyError):
+                pass
+        return read_process_usage(self._pid)
+
+    def _seconds(self, text: bytes) -> float:
+        if self._version == 1:
+            return int(text) / 1e9
+        statistics = dict(line.split() for line in text.splitlines())
+        return int(statistics[b"usage_usec"]) / 1e6
 
 
 def read_process_usage(pid: int) -> Usage:

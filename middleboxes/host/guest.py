@@ -10,13 +10,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hypervisor.hypervisor_base import CommandResult
+from hypervisor.hypervisor_base import CommandResult, Usage
 from middleboxes.host import netns
+from middleboxes.host.cgroups import GroupUsage, read_process_usage
 from middleboxes.host.nftables import NETLINK_NETFILTER, read_counters
 from nfio.errors import HypervisorError, HypervisorTimeout, NotSupported
 
 #: how long a function may take to answer a question about itself
 ANSWER_TIMEOUT_S = 2.0
+
+
+class NetlinkChannel:
+    """A netlink socket in a guest's namespace that is kept for the next question.
+
+    It holds the namespace: it is closed as soon as nobody refers to it any more, which is when the
+    guest has ended.
+    """
+
+    def __init__(self, made: socket.socket) -> None:
+        self.socket = made
+
+    def __del__(self) -> None:
+        self.socket.close()
 
 
 @dataclass
@@ -44,6 +59,8 @@ class Guest:
     lock: threading.Lock = field(default_factory=threading.Lock)
     shares_kernel: bool = True
     _inode: int | None = None
+    _usage: GroupUsage | None = None
+    _filter: NetlinkChannel | None = None
 
     def __post_init__(self) -> None:
         if self.pid is not None and self.shares_kernel:
@@ -133,11 +150,29 @@ class Guest:
             raise HypervisorError(f"{command[0]}: {done.stderr.decode(errors='replace')}")
         return done.stdout.decode(errors="replace")
 
+    def usage(self) -> Usage:
+        """CPU and memory that it uses. NetworkDown (ENETDOWN) if it has ended."""
+        if self.pid is None:
+            raise NotSupported(f"{self.vnf} runs on another host")
+        if not self.shares_kernel:
+            return read_process_usage(self.pid)
+        if self._usage is None:
+            self._usage = GroupUsage(self.pid)
+        return self._usage.read()
+
     def packet_counters(self, table: str) -> dict[str, int]:
         """Packets of every named counter of an ``inet`` table of nf_tables; none if there is no table."""
         if self.is_open:
-            with self.netlink(NETLINK_NETFILTER) as netlink:
-                return read_counters(netlink, table)
+            with self.turn():
+                if self._filter is None:
+                    self._filter = NetlinkChannel(self.netlink(NETLINK_NETFILTER))
+                try:
+                    return read_counters(self._filter.socket, table)
+                except OSError as error:
+                    self._filter = None  # an answer that came late would be taken for the next one
+                    if isinstance(error, TimeoutError):
+                        raise HypervisorTimeout(f"{self.vnf}: its packet filter does not answer") from None
+                    raise HypervisorError(f"{self.vnf}: its packet filter: {error.strerror}") from error
         listing = json.loads(self.tool("nft", "-j", "list", "counters", "table", "inet", table))
         found = (item["counter"] for item in listing["nftables"] if "counter" in item)
         return {counter["name"]: int(counter["packets"]) for counter in found}

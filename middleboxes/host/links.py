@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTMGRP_LINK
 
 from hypervisor.hypervisor_base import LinkCounters
+from middleboxes.host.open_file import OpenFile
 from nfio.errors import NetworkDown
 
 log = logging.getLogger(__name__)
@@ -107,43 +109,21 @@ class LinkTable:
         return tuple(name for name, namespace in self._links.values() if namespace == peer)
 
 
-class _CounterFile:
-    """An open counter of a link; reading it again gives its value of that moment.
-
-    Whoever reads it holds a reference: it is never closed, and its number never given to another
-    file, while it is read.
-    """
-
-    __slots__ = ("_fd",)
-
-    def __init__(self, link: str, counter: str) -> None:
-        self._fd = -1
-        self._fd = os.open(_STATISTICS % (link, counter), os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self) -> int:
-        return int(os.pread(self._fd, 32, 0))
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
 class _CounterFiles:
     """Counters that stay open: opening one costs ten times what reading it does.
 
     A link's are closed when it goes away, and all of them when there are too many.
     """
 
-    _LIMIT = 256
-
     def __init__(self) -> None:
-        self._files: dict[tuple[str, str], _CounterFile] = {}
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 8
+        self._files: dict[tuple[str, str], OpenFile] = {}
 
-    def get(self, link: str, counter: str) -> _CounterFile:
+    def get(self, link: str, counter: str) -> OpenFile:
         file = self._files.get((link, counter))
         if file is None:
-            file = _CounterFile(link, counter)
-            if len(self._files) >= self._LIMIT:
+            file = OpenFile(_STATISTICS % (link, counter))
+            if len(self._files) >= self._limit:
                 self._files.clear()
             self._files[link, counter] = file
         return file
@@ -158,11 +138,11 @@ _counter_files = _CounterFiles()
 
 def _read(link: str, counter: str) -> int:
     try:
-        return _counter_files.get(link, counter).read()
+        return int(_counter_files.get(link, counter).read())
     except OSError:
         pass  # of a link that is gone; there may be another of its name
     try:
-        return _CounterFile(link, counter).read()
+        return int(OpenFile(_STATISTICS % (link, counter)).read())
     except OSError:
         raise NetworkDown(f"its link {link} is gone") from None
 
@@ -200,25 +180,75 @@ def read_drops(links: tuple[str, ...], pid: int | None) -> int:
     if not links:
         raise NetworkDown("it has no network link")
     outside = sum(_read(link, name) for link in links for name in _DROPS)
-    if pid is None:
-        return outside
-    try:
-        with open(f"/proc/{pid}/net/dev", "rb", buffering=0) as file:
-            lines = file.read().splitlines()[2:]
-    except OSError:
-        raise NetworkDown("its first process is gone") from None
-    inside = 0
-    for line in lines:
+    return outside + (0 if pid is None else _drops_inside(pid))
+
+
+def _drops_inside(pid: int) -> int:
+    drops = 0
+    for line in _lines(f"/proc/{pid}/net/dev"):
         name, _, values = line.partition(b":")
         if name.strip() != b"lo":
             columns = values.split()
-            inside += int(columns[3]) + int(columns[11])
-    return outside + inside
+            drops += int(columns[3]) + int(columns[11])
+    return drops
 
 
-def read_all(links: tuple[str, ...], pid: int | None) -> LinkCounters:
-    """All counters of a guest at once."""
-    return LinkCounters(
-        **{counter: read_counter(links, counter) for counter in MIRROR},
-        drops=read_drops(links, pid),
-    )
+def _lines(place: str) -> list[bytes]:
+    """The lines of a net/dev file (proc_pid_net(5)), which has one for each link."""
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = b""
+            while chunk := os.read(fd, 1 << 18):
+                text += chunk
+        finally:
+            os.close(fd)
+    except OSError:
+        raise NetworkDown("its first process is gone") from None
+    return text.splitlines()[2:]
+
+
+def read_table() -> dict[str, LinkCounters]:
+    """Counters of all links of this host at one moment, as the guests at their other ends count them.
+
+    One file for hundreds of guests: /proc/net/dev (proc_pid_net(5)).
+    """
+    found = {}
+    for line in _lines("/proc/self/net/dev"):
+        name, _, values = line.partition(b":")
+        columns = values.split()
+        # Received and sent: bytes packets errors dropped fifo frame compressed multicast.
+        found[name.strip().decode()] = LinkCounters(
+            rx_bytes=int(columns[8]),
+            tx_bytes=int(columns[0]),
+            rx_packets=int(columns[9]),
+            tx_packets=int(columns[1]),
+            drops=int(columns[3]) + int(columns[11]),
+        )
+    return found
+
+
+def read_all(
+    links: tuple[str, ...], pid: int | None, table: dict[str, LinkCounters], drops: int
+) -> LinkCounters:
+    """All counters of a guest.
+
+    Args:
+        table: what ``read_table`` gave.
+        drops: those that the function made on purpose.
+    """
+    if not links:
+        raise NetworkDown("it has no network link")
+    rx_bytes = tx_bytes = rx_packets = tx_packets = 0
+    for link in links:
+        row = table.get(link)
+        if row is None:
+            raise NetworkDown(f"its link {link} is gone")
+        rx_bytes += row.rx_bytes
+        tx_bytes += row.tx_bytes
+        rx_packets += row.rx_packets
+        tx_packets += row.tx_packets
+        drops += row.drops
+    if pid is not None:
+        drops += _drops_inside(pid)
+    return LinkCounters(rx_bytes, tx_bytes, rx_packets, tx_packets, drops)

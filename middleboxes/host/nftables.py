@@ -31,18 +31,6 @@ def _attribute(kind: int, payload: bytes) -> bytes:
     return _ATTRIBUTE.pack(4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    position = 0
-    while position + 4 <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, position)
-        if length < 4:
-            break
-        found[kind & NLA_TYPE_MASK] = data[position + 4 : position + length]
-        position += (length + 3) & ~3
-    return found
-
-
 def read_counters(netlink: socket.socket, table: str) -> dict[str, int]:
     """Packets of every named counter of an ``inet`` table, in the order they were declared.
 
@@ -72,13 +60,26 @@ def read_counters(netlink: socket.socket, table: str) -> dict[str, int]:
                     return {}
                 raise OSError(number, os.strerror(number))
             if kind == NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWOBJ:
-                _collect(counters, data[position + 20 : position + length], table)
+                _collect(counters, data, position + 20, position + length, table.encode())
             position += (length + 3) & ~3
 
 
-def _collect(counters: dict[str, int], data: bytes, table: str) -> None:
-    found = _attributes(data)
-    if found[NFTA_OBJ_TABLE].rstrip(b"\0").decode() != table:
-        return
-    packets = _attributes(found[NFTA_OBJ_DATA])[NFTA_COUNTER_PACKETS]
-    counters[found[NFTA_OBJ_NAME].rstrip(b"\0").decode()] = int.from_bytes(packets, "big")
+def _collect(counters: dict[str, int], data: bytes, position: int, end: int, table: bytes) -> None:
+    """Add the counter that the attributes between two positions describe, if it is of that table."""
+    name = b""
+    while position + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        kind &= NLA_TYPE_MASK
+        if kind == NFTA_OBJ_TABLE and data[position + 4 : position + length - 1] != table:
+            return
+        if kind == NFTA_OBJ_NAME:
+            name = data[position + 4 : position + length - 1]
+        elif kind == NFTA_OBJ_DATA:
+            inner = position + 4
+            while inner < position + length:
+                size, kind = _ATTRIBUTE.unpack_from(data, inner)
+                if kind & NLA_TYPE_MASK == NFTA_COUNTER_PACKETS:
+                    counters[name.decode()] = int.from_bytes(data[inner + 4 : inner + size], "big")
+                    return
+                inner += max(4, (size + 3) & ~3)
+        position += max(4, (length + 3) & ~3)

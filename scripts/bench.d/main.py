@@ -13,9 +13,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from bench_rows import ROWS, Bench, Row
+import docker_rows
+import native_rows
+from bench import Bench, Row
 from rich.console import Console
 from rich.table import Table
+
+ROWS = {**docker_rows.ROWS, **native_rows.ROWS}
 
 
 def parse() -> argparse.Namespace:

@@ -20,7 +20,7 @@ TYPES = ("firewall", "web")
 def run(*command: str, **options: object) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()} {done.stdout.strip()}")
     return str(done.stdout)
 
 
@@ -33,7 +33,9 @@ def seconds(call) -> float:
 class Mounted:
     """nfio on a root of its own, with so many instances defined, the first of them running."""
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, stack: ExitStack, hypervisor: str = "Docker") -> None:
+        self.hypervisor = hypervisor
+        self.nfio("image", "build", *TYPES, "--for", hypervisor.lower())
         self.root = directory / "root"
         self.path = directory / "mnt"
         self.path.mkdir(parents=True)
@@ -44,16 +46,15 @@ class Mounted:
         run(sys.executable, "-m", "nfio", *arguments, cwd=PROJECT)
 
     def mount(self) -> None:
-        self.nfio("mount", str(self.root), str(self.path))
+        self.nfio("mount", str(self.root), str(self.path), "--hypervisor", self.hypervisor)
 
     def umount(self) -> None:
         self.nfio("umount", str(self.path))
 
     def remove(self) -> None:
-        left = run("docker", "ps", "-aq", "--filter", f"label=io.nfio.root={self.root_id}").split()
-        if left:
-            run("docker", "rm", "-f", *left)
         if os.path.ismount(self.path):
+            for state in self.path.glob("nf-types/*/*/state"):
+                state.write_text("DEFINED\n")
             self.umount()
 
     @property
@@ -66,6 +67,12 @@ class Mounted:
 
     def instance(self, number: int) -> Path:
         return self.path / "nf-types" / TYPES[number % 2] / f"vnf{number:04}"
+
+    def make(self, kind: str, name: str) -> Path:
+        """Define an instance."""
+        path = self.path / "nf-types" / kind / name
+        path.mkdir()
+        return path
 
     def define(self, count: int) -> None:
         for number in range(count):
@@ -126,7 +133,7 @@ class Peer:
 
     def _end(self) -> None:
         run("fusermount", "-u", str(self.path))
-        self._process.wait(10)
+        self._process.wait(60)
 
     def read(self, path: Path, count: int, cpu: int | None = None) -> Reads:
         """Open, read and close a file so many times."""
@@ -152,6 +159,12 @@ class Reads:
     def split(self) -> str:
         parts = [statistics.median(row[i] for row in self.rows) / 1e3 for i in range(3)]
         return "open {:.0f}, read {:.0f}, close {:.0f} µs".format(*parts)
+
+
+def act(instance: Path, word: str) -> None:
+    """An order as a user's shell gives it."""
+    script = f'echo {word} > "$1/action" || {{ cat "$1/error"; exit 1; }}'
+    run("sh", "-c", script, "sh", str(instance))
 
 
 @contextmanager

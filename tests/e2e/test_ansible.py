@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from engine import docker, wait_until
+from engine import wait_until
 from mount import Mount, Vnf
 from probes import need
 from shell import stored
-
-pytestmark = pytest.mark.docker
 
 PLAYBOOKS = Path(__file__).parent / "playbooks"
 ANSIBLE = Path(sys.executable).parent / "ansible-playbook"
@@ -90,6 +88,12 @@ class Ansible:
 
 
 @pytest.fixture
+def nfio(shared: Mount) -> Mount:
+    """These tests leave nothing behind that could disturb the next one."""
+    return shared
+
+
+@pytest.fixture
 def ansible(nfio: Mount, directory: Path) -> Ansible:
     need("ansible", ANSIBLE.exists(), f"there is no {ANSIBLE}")
     return Ansible(nfio, directory / "ansible")
@@ -120,16 +124,16 @@ def test_a_playbook_makes_a_firewall_once_and_repairs_what_broke(ansible: Ansibl
     firewall = nfio.vnf("firewall", "fw0")
     assert (firewall.state, firewall.error) == ("RUNNING", "")
     assert "tcp dport 80 drop" in firewall.read("rules")
-    (container,) = nfio.containers()
-    assert docker("inspect", "-f", "{{.HostConfig.Memory}}", container) == str(64 << 20)
+    (guest,) = nfio.guests()
+    assert nfio.engine.memory_limit(guest) == 64 << 20
     left = [*(firewall.path.glob(".*")), *(firewall.path.glob("*/.*"))]
     assert left == []
 
     second = ansible.play("firewall")
     assert second.status == 0 and second.changed == [], second.output
-    assert nfio.containers() == [container]
+    assert nfio.guests() == [guest]
 
-    docker("kill", container)
+    nfio.engine.kill(guest)
     wait_until(lambda: firewall.state == "ERROR", 5, "the death is seen")
     third = ansible.play("firewall")
     assert third.status == 0 and third.changed == ["It runs"], third.output
@@ -137,7 +141,7 @@ def test_a_playbook_makes_a_firewall_once_and_repairs_what_broke(ansible: Ansibl
 
 
 def test_a_playbook_changes_a_running_firewall(ansible: Ansible, nfio: Mount, firewall: Vnf) -> None:
-    (container,) = nfio.containers()
+    (guest,) = nfio.guests()
     run = ansible.play("change", port="8080", memory="96M")
     assert run.status == 0, run.output
     assert run.changed == [
@@ -146,8 +150,8 @@ def test_a_playbook_changes_a_running_firewall(ansible: Ansible, nfio: Mount, fi
         "Apply the rules",
     ]
     assert "tcp dport 8080 drop" in firewall.read("rules")
-    assert nfio.containers() == [container]
-    assert docker("inspect", "-f", "{{.HostConfig.Memory}}", container) == str(96 << 20)
+    assert nfio.guests() == [guest]
+    assert nfio.engine.memory_limit(guest) == 96 << 20
     assert ansible.play("change", port="8080", memory="96M").changed == []
 
 
@@ -174,6 +178,6 @@ def test_a_running_firewall_is_not_removed_and_loses_nothing(
     run = ansible.play("remove", first="CONFIGURED")
     assert run.status == 0 and run.changed == ["It is stopped", "It is gone"], run.output
     assert not firewall.path.exists()
-    assert nfio.containers() == []
+    assert nfio.guests() == []
     again = ansible.play("remove")
     assert again.status == 0 and again.changed == []

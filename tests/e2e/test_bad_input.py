@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import docker as docker_command
+from engine_view import EngineView
 from mount import Mount, Vnf, errno_of
-
-pytestmark = pytest.mark.docker
 
 MIB = 1 << 20
 
@@ -36,10 +34,10 @@ NAMES = ["-dash", ".dot", "a b", " a", "a ", "a\nb", "a\tb", "a'b", 'a"b', "a;b"
 
 
 @pytest.fixture(scope="module")
-def mount(docker: str) -> Iterator[Mount]:
+def mount(view: EngineView) -> Iterator[Mount]:
     """One mount for all: what is refused leaves nothing behind that could disturb the next test."""
     with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
-        made = Mount(Path(path))
+        made = Mount(Path(path), view)
         made.mount()
         yield made
         made.close()
@@ -52,11 +50,11 @@ def vnf(mount: Mount) -> Iterator[Vnf]:
     yield made
     made.write("state", "DEFINED\n")
     made.path.rmdir()
-    assert mount.containers() == []
+    assert mount.guests() == []
 
 
 @pytest.fixture
-def running(images: None, vnf: Vnf) -> Vnf:
+def running(stocked: EngineView, vnf: Vnf) -> Vnf:
     vnf.act("activate")
     return vnf
 
@@ -74,7 +72,7 @@ def snapshot(mount: Mount, vnf: Vnf) -> dict[str, object]:
     }
     record = json.loads((place / ".nfio.json").read_text())
     del record["error"]
-    return {**found, "record": record, "state": vnf.state, "guests": mount.containers()}
+    return {**found, "record": record, "state": vnf.state, "guests": mount.guests()}
 
 
 def check_refused(mount: Mount, vnf: Vnf, file: str, data: bytes | str, errno: str = "EINVAL") -> None:
@@ -153,12 +151,12 @@ def test_any_configuration_is_stored_byte_for_byte(mount: Mount, vnf: Vnf) -> No
 
 
 def test_a_configuration_of_garbage_is_refused_by_the_functions_own_checker(
-    mount: Mount, images: None, vnf: Vnf
+    mount: Mount, stocked: EngineView, vnf: Vnf
 ) -> None:
     for data in (GARBAGE[0], GARBAGE[5], b"x" * 70_000):
         vnf.write("config/nf_conf", data)
         check_refused(mount, vnf, "action", "activate")
-        assert mount.containers() == [] and vnf.state == "DEFINED"
+        assert mount.guests() == [] and vnf.state == "DEFINED"
 
 
 # -- what the engine refuses ------------------------------------------------------------------
@@ -179,7 +177,7 @@ def test_images_that_do_not_exist_or_cannot_are_the_engines_refusal(mount: Mount
 
 @pytest.mark.parametrize("memory", ["1", "4095K", "999999999999999999T"])
 def test_limits_that_no_engine_can_give_leave_nothing(
-    mount: Mount, images: None, vnf: Vnf, memory: str
+    mount: Mount, stocked: EngineView, vnf: Vnf, memory: str
 ) -> None:
     vnf.write("machine/vm.memory", f"{memory}\n")
     check_refused(mount, vnf, "action", "activate", "EIO")
@@ -195,7 +193,7 @@ def test_hosts_that_cannot_be_reached_are_said_to_be(mount: Mount, vnf: Vnf) -> 
     before = vnf.read("machine/ip")
     assert errno_of(lambda: vnf.act("activate")) == "EHOSTUNREACH"
     assert vnf.error and vnf.read("machine/ip") == before
-    assert mount.containers() == []
+    assert mount.guests() == []
 
 
 # -- names ------------------------------------------------------------------------------------
@@ -312,9 +310,9 @@ def test_a_command_is_the_guests_shells_alone(mount: Mount, running: Vnf, direct
     assert not witness.exists()
     for data in (b"echo \xff", b"echo \x00", b"x" * (65 << 10), b"x" * MIB):
         check_refused(mount, running, "command", data)
-    (container,) = mount.containers()
+    (guest,) = mount.guests()
     assert running.state == "RUNNING"
-    assert docker_command("inspect", "-f", "{{.HostConfig.Privileged}}", container) == "false"
+    assert not mount.engine.is_privileged(guest)
 
 
 def test_binary_output_of_a_command_comes_as_it_is(mount: Mount, running: Vnf) -> None:
@@ -346,9 +344,8 @@ def test_a_root_is_mounted_once(mount: Mount, directory: Path) -> None:
     assert os.listdir(second) == [] and mount.vnf("web", "x").path.parent.is_dir()
 
 
-@pytest.mark.usefixtures("docker")
-def test_what_cannot_be_mounted_is_said_in_one_line(directory: Path) -> None:
-    mount = Mount(directory)
+def test_what_cannot_be_mounted_is_said_in_one_line(view: EngineView, directory: Path) -> None:
+    mount = Mount(directory, view)
     (directory / "file").write_text("")
     (directory / "full").mkdir()
     (directory / "full" / "file").write_text("")
@@ -378,15 +375,16 @@ def test_what_cannot_be_mounted_is_said_in_one_line(directory: Path) -> None:
         assert done.returncode == 2 and "usage:" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.usefixtures("docker")
-def test_what_is_not_mounted_cannot_be_unmounted(directory: Path) -> None:
-    mount = Mount(directory)
+def test_what_is_not_mounted_cannot_be_unmounted(view: EngineView, directory: Path) -> None:
+    mount = Mount(directory, view)
     for place in (mount.path, directory / "none", Path("/"), Path("/proc")):
         assert "is not mounted" in failure(mount.nfio("umount", str(place), check=False))
 
 
-def test_names_that_are_no_utf8_do_not_disturb_the_most_talkative_log(docker: str, directory: Path) -> None:
-    mount = Mount(directory, options=("--log-level", "debug"))
+def test_names_that_are_no_utf8_do_not_disturb_the_most_talkative_log(
+    view: EngineView, directory: Path
+) -> None:
+    mount = Mount(directory, view, options=("--log-level", "debug"))
     mount.mount()
     try:
         place = os.fsencode(mount.path)

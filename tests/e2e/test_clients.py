@@ -18,19 +18,7 @@ from mount import Mount, Vnf
 from probes import need
 from shell import sh
 
-pytestmark = pytest.mark.docker
-
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def shared(images: None) -> Iterator[Mount]:
-    """One mount for all: each test makes instances of its own."""
-    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
-        made = Mount(Path(path))
-        made.mount()
-        yield made
-        made.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -15,7 +16,11 @@ from engine import wait_until
 from mount import Mount, Vnf, errno_of, opened_by
 from shell import sh, stored
 
-pytestmark = pytest.mark.docker
+
+@pytest.fixture
+def nfio(shared: Mount) -> Mount:
+    """These tests leave nothing behind that could disturb the next one."""
+    return shared
 
 
 @pytest.fixture
@@ -79,10 +84,20 @@ def test_rm_removes_a_vnf_that_does_not_run(nfio: Mount, vnf: Vnf) -> None:
     vnf.act("deploy")
     (vnf.path / "config/extra").write_text("extra\n")
     (vnf.path / "config/link").symlink_to("extra")
-    before = len(nfio.containers())
+    before = len(nfio.guests())
     sh(f"rm -r {vnf.path}", nfio.path)
     assert not vnf.path.exists()
-    assert len(nfio.containers()) == before - 1
+    assert len(nfio.guests()) == before - 1
+
+
+def test_what_was_removed_can_be_made_anew_at_once_by_the_same_process(nfio: Mount, vnf: Vnf) -> None:
+    for _ in range(3):
+        vnf.write("config/nf_conf", "# mine\n")
+        shutil.rmtree(vnf.path)
+        nfio.make("firewall", vnf.path.name)
+        vnf.act("deploy")
+        assert vnf.read("config/nf_conf") != "# mine\n"
+        vnf.act("destroy")
 
 
 @pytest.mark.parametrize("remove", ["rm -r", "rm -rf", "find -delete"])

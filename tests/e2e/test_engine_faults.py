@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from docker_view import DockerView
 from engine import PrivateEngine, wait_until
 from mount import Mount, Vnf, errno_of, seconds
 from probes import need
 
-pytestmark = pytest.mark.docker
+pytestmark = pytest.mark.docker  # Native has no engine that could fail: see test_native_faults.py
 
 #: how long one call to the engine may take, and a margin for a busy machine
 CALL_S = 10
@@ -42,7 +43,7 @@ def engine(images: None, directory: Path) -> Iterator[PrivateEngine]:
 
 @pytest.fixture
 def nfio(engine: PrivateEngine, directory: Path) -> Iterator[Mount]:
-    mount = Mount(directory, engine.url)
+    mount = Mount(directory, DockerView(engine.url))
     mount.mount()
     yield mount
     if engine.process is None:
@@ -100,7 +101,7 @@ def slowest(call: Callable[[], object], until: Callable[[], bool]) -> float:
 
 def test_nfio_can_be_mounted_before_its_engine_is_started(engine: PrivateEngine, directory: Path) -> None:
     engine.stop()
-    nfio = Mount(directory, engine.url)
+    nfio = Mount(directory, DockerView(engine.url))
     nfio.mount()
     pid = nfio.pid
     firewall = nfio.make("firewall", "fw0")
@@ -230,7 +231,7 @@ def test_what_a_hung_engine_did_in_the_end_is_what_state_says(engine: PrivateEng
     # Whatever was done of it: asking again ends in one VNF that runs.
     firewall.write("state", "RUNNING\n")
     assert (firewall.state, firewall.error) == ("RUNNING", "")
-    assert len(nfio.containers()) == 1
+    assert len(nfio.guests()) == 1
     assert agreed()
 
 
@@ -272,7 +273,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(images: None, directory: Path) -
     try:
         engine.start()
         engine.load("nfio/firewall")
-        nfio = Mount(directory, engine.url)
+        nfio = Mount(directory, DockerView(engine.url))
         nfio.mount()
         (firewall,) = running(nfio, "runs")
         filler = engine.directory / "data" / "filler"
@@ -283,7 +284,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(images: None, directory: Path) -
         assert errno_of(lambda: refused.act("activate")) == "EIO"
         assert "no space left on device" in refused.error
         assert refused.state == "DEFINED"
-        assert len(nfio.containers()) == 1
+        assert len(nfio.guests()) == 1
         assert firewall.state == "RUNNING" and firewall.number("stats/rx_bytes") >= 0
         filler.unlink()
         refused.act("activate")

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from engine import docker as docker_command
+from engine_view import EngineView
 from mount import Mount
 from probes import need
 
-pytestmark = pytest.mark.docker
+#: pages whose commands are those of Docker too
+on_docker = pytest.mark.engines("Docker")
 
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,8 +66,8 @@ def parse(text: str) -> Page:
 class Shell:
     """One bash, as a reader's terminal is."""
 
-    def __init__(self, directory: Path) -> None:
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    def __init__(self, directory: Path, variables: dict[str, str]) -> None:
+        environment = {**variables, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         environment |= {"HOME": str(directory), "LC_ALL": "C.UTF-8", "COLUMNS": "100"}
         self._process = subprocess.Popen(
             ["bash"],
@@ -102,9 +103,15 @@ def as_said(command: Command, output: str) -> bool:
 
 
 def follow(page: str, mount: Mount, directory: Path, **places: str) -> None:
-    """Do what a page says, with its example places replaced by the test's own."""
+    """Do what a page says, with its example places and its engine replaced by the test's own."""
     text = (DOCS / page).read_text()
-    replaced = {"/var/lib/nfio": str(mount.root), "/mnt/nfio": str(mount.path), **places}
+    replaced = {
+        "/var/lib/nfio": str(mount.root),
+        "/mnt/nfio": str(mount.path),
+        "$ nfio image build": f"$ nfio image build --for {mount.engine.probe}",
+        "nfio mount /": f"nfio mount --hypervisor {mount.engine.name} /",
+        **places,
+    }
     for example, own in replaced.items():
         text = text.replace(example, own)
     parsed = parse(text)
@@ -113,7 +120,7 @@ def follow(page: str, mount: Mount, directory: Path, **places: str) -> None:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    shell = Shell(directory)
+    shell = Shell(directory, mount.environment)
     try:
         for command in parsed.commands:
             output = shell.run(command.text)
@@ -131,9 +138,9 @@ def follow(page: str, mount: Mount, directory: Path, **places: str) -> None:
 
 
 @pytest.fixture
-def fresh(images: None, directory: Path) -> Iterator[Mount]:
+def fresh(stocked: EngineView, directory: Path) -> Iterator[Mount]:
     """Places for a root and a mount point; the page itself mounts."""
-    made = Mount(directory)
+    made = Mount(directory, stocked)
     yield made
     made.close()
 
@@ -158,19 +165,21 @@ def test_the_session_of_the_readme_does_what_it_says(fresh: Mount, work: Path) -
     follow("../README.md", fresh, work)
 
 
+@on_docker
 def test_the_tutorial_does_what_it_says(fresh: Mount, work: Path) -> None:
     need("tools", shutil.which("curl") is not None, "curl is not installed")
     follow("tutorial.md", fresh, work)
 
 
 def test_a_type_is_added_as_the_page_says(fresh: Mount, work: Path) -> None:
-    there = bool(docker_command("images", "-q", "nfio/echo"))
+    engine = ("--for", fresh.engine.probe)
+    there = "nfio/echo" in fresh.nfio("image", "list").stdout
     try:
         follow("howto/add-a-middlebox.md", fresh, work)
     finally:
         fresh.close()
         if not there:
-            docker_command("rmi", "nfio/echo", check=False)
+            fresh.nfio("image", "rm", "nfio/echo", *engine)
 
 
 def test_the_type_of_the_page_is_one_file_of_under_sixty_lines() -> None:
@@ -179,6 +188,7 @@ def test_the_type_of_the_page_is_one_file_of_under_sixty_lines() -> None:
     assert len(files["types/echo.py"].splitlines()) < 60
 
 
+@on_docker
 def test_the_playbook_configures_repairs_and_changes_nothing_twice(fresh: Mount, work: Path) -> None:
     there = (Path(sys.executable).parent / "ansible-playbook").exists() or shutil.which("ansible-playbook")
     need("ansible", bool(there), "ansible-playbook is not installed")
@@ -192,5 +202,6 @@ def test_node_exporter_serves_the_metrics_as_they_are(fresh: Mount, work: Path) 
     follow("howto/monitor-with-prometheus.md", fresh, work, **{"127.0.0.1:9100": address})
 
 
+@on_docker
 def test_each_symptom_is_cured_as_the_page_says(fresh: Mount, work: Path) -> None:
     follow("howto/troubleshoot.md", fresh, work)

@@ -15,8 +15,8 @@ from pathlib import Path
 import load_client
 import psutil
 import pytest
-from engine import docker as docker_command
 from engine import wait_until
+from engine_view import EngineView
 from mount import Mount, Vnf
 
 SECONDS = float(os.environ.get("NFIO_LOAD_SECONDS", "60"))
@@ -31,9 +31,7 @@ GROWTH_BYTES = 16 << 20
 GROWTH_FILES = 64
 GROWTH_THREADS = 16
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(SECONDS + 240)]
-
-WORDS = {"created": "CONFIGURED", "running": "RUNNING", "paused": "PAUSED"}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS + 240)]
 
 
 @dataclass
@@ -90,31 +88,27 @@ def define_all(mount: Mount) -> list[Vnf]:
     return driven
 
 
-def states_in_docker(mount: Mount) -> dict[str, tuple[str, int]]:
-    """The engine's word and exit code of each container of this root, by ``type/instance``."""
-    ids = mount.containers()
-    found = json.loads(docker_command("inspect", *ids)) if ids else []
-    states = {}
-    for container in found:
-        labels = container["Config"]["Labels"]
-        name = f"{labels['io.nfio.type']}/{labels['io.nfio.instance']}"
-        assert name not in states, f"{name} has two containers"
-        states[name] = (container["State"]["Status"], container["State"]["ExitCode"])
-    return states
+def words_of_the_engine(mount: Mount) -> dict[str, str]:
+    """What the engine says each guest of this root does, by ``type/instance``."""
+    words = {}
+    for seen in mount.engine.seen(mount.root_id):
+        assert seen.label not in words, f"{seen.label} has two guests"
+        words[seen.label] = seen.word
+    return words
 
 
-def agrees(vnf: Vnf, seen: tuple[str, int] | None) -> bool:
+def agrees(engine: EngineView, vnf: Vnf, word: str | None) -> bool:
     state = vnf.state
-    if seen is None:
+    if word is None:
         return (state, vnf.status) == ("DEFINED", "undeployed")
-    word, _ = seen
-    wanted = {WORDS[word]} if word in WORDS else {"CONFIGURED", "ERROR"}
+    states = {engine.created: "CONFIGURED", engine.running: "RUNNING", engine.paused: "PAUSED"}
+    wanted = {states[word]} if word in states else {"CONFIGURED", "ERROR"}
     return state in wanted and vnf.status == word
 
 
 def test_32_clients_for_a_minute(nfio: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     driven = define_all(nfio)
-    assert len(nfio.containers()) == len(driven)
+    assert len(nfio.guests()) == len(driven)
     load(nfio, WARM_UP_S, seed=1000)
     before = use_of(nfio.pid)
 
@@ -136,10 +130,10 @@ def test_32_clients_for_a_minute(nfio: Mount, capsys: pytest.CaptureFixture[str]
     assert after.threads - before.threads < GROWTH_THREADS
 
     def all_agree() -> bool:
-        states = states_in_docker(nfio)
+        words = words_of_the_engine(nfio)
         known = {f"{vnf.path.parent.name}/{vnf.path.name}": vnf for vnf in driven}
-        return set(states) <= set(known) and all(
-            agrees(vnf, states.get(label)) for label, vnf in known.items()
+        return set(words) <= set(known) and all(
+            agrees(nfio.engine, vnf, words.get(label)) for label, vnf in known.items()
         )
 
     wait_until(all_agree, 5, "the mount and the engine agree")

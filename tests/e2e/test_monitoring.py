@@ -18,8 +18,6 @@ from mount import Mount, Vnf, errno_of
 from probes import need
 from prometheus_client.parser import text_string_to_metric_families
 
-pytestmark = pytest.mark.docker
-
 EXPORTER = "prometheus-node-exporter"
 
 #: sample name, the file that says the same
@@ -48,6 +46,12 @@ def samples_of(text: str) -> Samples:
                 assert key not in found
                 found[key] = sample.value
     return found
+
+
+@pytest.fixture
+def nfio(shared: Mount) -> Mount:
+    """These tests leave nothing behind that could disturb the next one."""
+    return shared
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from docker_view import DockerView
 from engine import PrivateEngine, wait_until
 from mount import Mount, Vnf, errno_of, is_gone, seconds
 from probes import need
@@ -83,7 +84,7 @@ class RemoteMount(Mount):
     """
 
     def __init__(self, directory: Path, host: str, remote: PrivateEngine, variables: dict[str, str]) -> None:
-        super().__init__(directory, variables=variables)
+        super().__init__(directory, DockerView(), variables=variables)
         self.host = host
         self.remote = remote
 
@@ -94,13 +95,13 @@ class RemoteMount(Mount):
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def guests(self) -> list[str]:
+    def remote_guests(self) -> list[str]:
         """Ids of all containers of this root on the other host."""
         label = f"label=io.nfio.root={self.root_id}"
         return self.remote.docker("ps", "-aq", "--no-trunc", "--filter", label).split()
 
     def close(self) -> None:
-        left = self.guests()
+        left = self.remote_guests()
         if left:
             self.remote.docker("rm", "-f", *left)
         super().close()
@@ -161,8 +162,8 @@ def test_the_life_of_a_vnf_on_another_host(remote: PrivateEngine, nfio: RemoteMo
     firewall.write("config/nf_conf", DROP_PING)
     firewall.act("deploy")
     assert (firewall.state, firewall.status) == ("CONFIGURED", "created")
-    (container,) = nfio.guests()
-    assert nfio.containers() == []
+    (container,) = nfio.remote_guests()
+    assert nfio.guests() == []
     for elsewhere in ("\n", "localhost\n", "192.0.2.1\n"):
         assert errno_of(lambda where=elsewhere: firewall.write("machine/ip", where)) == "EBUSY"
     assert firewall.value("machine/ip") == nfio.host
@@ -217,16 +218,16 @@ def test_the_life_of_a_vnf_on_another_host(remote: PrivateEngine, nfio: RemoteMo
     assert errno_of(lambda: firewall.read("stats/rx_bytes")) == "ENETDOWN"
     firewall.act("start")
     firewall.act("destroy")
-    assert firewall.state == "DEFINED" and nfio.guests() == []
+    assert firewall.state == "DEFINED" and nfio.remote_guests() == []
     firewall.write("machine/ip", "\n")
     firewall.act("activate")
-    assert len(nfio.containers()) == 1
+    assert len(nfio.guests()) == 1
 
 
 def test_what_happens_on_another_host_is_seen(remote: PrivateEngine, nfio: RemoteMount) -> None:
     web = nfio.place("web", "www")
     web.act("activate")
-    (container,) = nfio.guests()
+    (container,) = nfio.remote_guests()
     for command, state in (("pause", "PAUSED"), ("unpause", "RUNNING"), ("kill", "ERROR")):
         remote.docker(command, container)
         wait_until(lambda state=state: web.state == state, SEEN_S, f"{command} is seen")
@@ -241,16 +242,16 @@ def test_a_remount_adopts_vnfs_of_other_hosts_and_an_rmdir_removes_them(
 ) -> None:
     web = nfio.place("web", "www")
     web.act("activate")
-    before = nfio.guests()
+    before = nfio.remote_guests()
     for leave in (nfio.umount, nfio.kill):
         leave()
         nfio.mount()
         assert web.state == "RUNNING"
-        assert nfio.guests() == before
+        assert nfio.remote_guests() == before
         assert web.number("stats/rx_bytes") > 0
     web.act("stop")
     web.path.rmdir()
-    assert nfio.guests() == []
+    assert nfio.remote_guests() == []
 
 
 def test_the_engine_of_another_host_goes_and_comes_back(remote: PrivateEngine, nfio: RemoteMount) -> None:
@@ -342,7 +343,7 @@ def test_a_cut_cable_is_noticed_and_its_end_too(
     with RemoteMount(directory, far_away.address, remote, far_away.variables) as nfio:
         web = nfio.place("web", "www")
         web.act("activate")
-        (container,) = nfio.guests()
+        (container,) = nfio.remote_guests()
         far_away.cut()
         wait_until(lambda: errno_of(lambda: web.read("state")) in GONE, IN_TIME_S, "it is noticed")
         assert errno_of(lambda: web.act("stop")) in GONE

@@ -15,13 +15,11 @@ from pathlib import Path
 
 import client as clients
 import pytest
-from engine import docker as docker_command
 from engine import wait_until
 from mount import Mount, Vnf, errno_of, is_gone, opened_by
+from views import MAIN_LINE
 
 from middleboxes.firewall import MIDDLEBOX
-
-pytestmark = pytest.mark.docker
 
 ROUNDS = 10
 CLIENTS = 2
@@ -51,7 +49,6 @@ ON_THE_WAY = {
 }
 #: of the files that clients write to, and what they hold after mkdir
 AT_FIRST = {"config/nf_conf": MIDDLEBOX.default_config, "config/notes": "", "machine/vm.memory": ""}
-STATE_OF = {"created": "CONFIGURED", "exited": "CONFIGURED", "running": "RUNNING", "paused": "PAUSED"}
 
 
 @dataclass
@@ -106,20 +103,23 @@ def replay(expected: dict[str, Expected], log: Path) -> int:
     return count
 
 
-def containers_by_uuid(nfio: Mount) -> dict[str, str]:
-    """Docker's word for the container of each uuid. There is one of each."""
-    ids = nfio.containers()
-    if not ids:
-        return {}
-    shape = '{{index .Config.Labels "io.nfio.uuid"}} {{.State.Status}}'
-    lines = docker_command("inspect", "-f", shape, *ids).splitlines()
-    count = Counter(line.split()[0] for line in lines)
-    assert max(count.values()) == 1, f"more than one container of one VNF: {count}"
-    return dict(line.split() for line in lines)
+def states_by_uuid(nfio: Mount) -> dict[str, str]:
+    """The state that the engine's word means, for the guest of each uuid. There is one of each."""
+    engine = nfio.engine
+    states = {
+        engine.created: "CONFIGURED",
+        engine.ended: "CONFIGURED",
+        engine.running: "RUNNING",
+        engine.paused: "PAUSED",
+    }
+    seen = engine.seen(nfio.root_id)
+    count = Counter(guest.uuid for guest in seen)
+    assert max(count.values(), default=1) == 1, f"more than one guest of one VNF: {count}"
+    return {guest.uuid: states[guest.word] for guest in seen}
 
 
 def check(nfio: Mount, expected: dict[str, Expected]) -> None:
-    """The mount shows what was acknowledged, and agrees with docker."""
+    """The mount shows what was acknowledged, and agrees with the engine."""
     for name, instance in expected.items():
         vnf = nfio.vnf("firewall", name)
         if not vnf.path.is_dir():
@@ -136,15 +136,15 @@ def check(nfio: Mount, expected: dict[str, Expected]) -> None:
             instance.contents[file] = {content}
 
     def agreed() -> bool:
-        words = containers_by_uuid(nfio)
+        states = states_by_uuid(nfio)
         defined = {instance.uuid for instance in expected.values() if instance.states != {""}}
-        return set(words) <= defined and all(
-            nfio.vnf("firewall", name).state == STATE_OF.get(words.get(instance.uuid, ""), "DEFINED")
+        return set(states) <= defined and all(
+            nfio.vnf("firewall", name).state == states.get(instance.uuid, "DEFINED")
             for name, instance in expected.items()
             if instance.uuid
         )
 
-    wait_until(agreed, SETTLED_S, "states agree with docker, and no container is left over")
+    wait_until(agreed, SETTLED_S, "states agree with the engine, and no guest is left over")
     for name, instance in expected.items():
         if instance.uuid:
             vnf = nfio.vnf("firewall", name)
@@ -190,11 +190,12 @@ def activate(nfio: Mount, name: str = "fw0") -> Vnf:
     return vnf
 
 
+@pytest.mark.engines(*MAIN_LINE)
 @pytest.mark.parametrize("leave", ["umount", "kill"])
 def test_what_runs_goes_on_while_nfio_does_not_and_is_adopted(nfio: Mount, leave: str) -> None:
     firewall = activate(nfio)
-    (container,) = nfio.containers()
-    address = firewall.address
+    (guest,) = nfio.guests()
+    address, pid = firewall.address, nfio.engine.pid(guest)
 
     def ping(count: int) -> None:
         command = ["ping", "-q", "-c", str(count), "-i", "0.01", "-W", "1", address]
@@ -206,13 +207,11 @@ def test_what_runs_goes_on_while_nfio_does_not_and_is_adopted(nfio: Mount, leave
     ping(50)
     nfio.mount()
     assert firewall.state == "RUNNING" and firewall.address == address
-    assert nfio.containers() == [container]
+    assert nfio.guests() == [guest] and nfio.engine.pid(guest) == pid
     assert firewall.number("stats/rx_packets") >= before + 50
 
     def settled() -> bool:
-        lines = docker_command("exec", container, "cat", "/proc/net/dev").splitlines()
-        columns = next(line.split(":")[1].split() for line in lines if "eth0:" in line)
-        return firewall.number("stats/rx_bytes") == int(columns[0])
+        return firewall.number("stats/rx_bytes") == nfio.engine.counters(guest)["rx_bytes"]
 
     wait_until(settled, 10, "it counts as the VNF itself does")
     firewall.act("stop")
@@ -225,23 +224,19 @@ def test_autostart_runs_a_vnf_again_on_mount(nfio: Mount) -> None:
         vnf.write("config/boot.conf", setting)
         vnf.act("activate")
     nfio.umount()
-    docker_command("rm", "-f", *nfio.containers())
+    nfio.engine.remove(*nfio.guests())
     nfio.mount()
     wait_until(lambda: nfio.vnf("firewall", "wanted").state == "RUNNING", SETTLED_S, "it runs again")
     assert nfio.vnf("firewall", "unwanted").state == "DEFINED"
-    assert len(nfio.containers()) == 1
+    assert len(nfio.guests()) == 1
 
 
 def test_what_happened_while_it_was_not_mounted_is_seen(nfio: Mount) -> None:
     killed, stopped, removed = (activate(nfio, name) for name in ("killed", "stopped", "removed"))
-    container = {
-        name: docker_command("ps", "-aq", "--filter", f"label=io.nfio.uuid={vnf.value('uuid')}")
-        for name, vnf in (("killed", killed), ("stopped", stopped), ("removed", removed))
-    }
+    guests = [nfio.guest_of(vnf) for vnf in (killed, stopped, removed)]
     nfio.umount()
-    docker_command("kill", container["killed"])
-    docker_command("stop", container["stopped"])
-    docker_command("rm", "-f", container["removed"])
+    for act, guest in zip((nfio.engine.kill, nfio.engine.stop, nfio.engine.remove), guests, strict=True):
+        act(guest)
     nfio.mount()
     assert (killed.state, stopped.state, removed.state) == ("ERROR", "CONFIGURED", "DEFINED")
     assert "signal 9" in killed.error
@@ -282,19 +277,22 @@ def test_a_reader_of_the_event_stream_does_not_keep_it_from_ending(
     nfio: Mount, number: signal.Signals
 ) -> None:
     stream = nfio.path / "pipes" / "events"
-    reader = subprocess.Popen(["cat", str(stream)], stdout=subprocess.PIPE)
-    assert reader.stdout is not None
-    with reader.stdout as output:
-        wait_until(lambda: str(stream.resolve()) in opened_by(reader.pid), 10, "it is opened")
-        activate(nfio)
-        assert json.loads(output.readline())["to"] == "DEFINED"
-        assert json.loads(output.readline())["to"] == "CONFIGURED"
-        assert json.loads(output.readline())["to"] == "RUNNING"
-        pid = nfio.pid
-        os.kill(pid, number)
-        wait_until(lambda: is_gone(pid), SETTLED_S, "it ends")
-        reader.wait(10)
-        assert output.read() == b""
+    # Whatever fails, the reader is killed before it is waited for.
+    with subprocess.Popen(["cat", str(stream)], stdout=subprocess.PIPE) as reader:
+        try:
+            assert reader.stdout is not None
+            wait_until(lambda: str(stream.resolve()) in opened_by(reader.pid), 10, "it is opened")
+            activate(nfio)
+            assert json.loads(reader.stdout.readline())["to"] == "DEFINED"
+            assert json.loads(reader.stdout.readline())["to"] == "CONFIGURED"
+            assert json.loads(reader.stdout.readline())["to"] == "RUNNING"
+            pid = nfio.pid
+            os.kill(pid, number)
+            wait_until(lambda: is_gone(pid), SETTLED_S, "it ends")
+            reader.wait(10)
+            assert reader.stdout.read() == b""
+        finally:
+            reader.kill()
     assert not nfio.is_mounted
     nfio.mount()
     assert nfio.vnf("firewall", "fw0").state == "RUNNING"

@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import docker
+from engine_view import EngineView
 from mount import Mount, Vnf, errno_of
 from shell import sh
-
-pytestmark = pytest.mark.docker
 
 NOBODY = 65534
 
 
 @pytest.fixture
-def open_mount(images: None, directory: Path) -> Iterator[Mount]:
+def open_mount(stocked: EngineView, directory: Path) -> Iterator[Mount]:
     """nfio, mounted for all users."""
-    made = Mount(directory, options=("--allow-other",))
+    made = Mount(directory, stocked, options=("--allow-other",))
     made.mount()
     yield made
     made.close()
@@ -75,7 +73,7 @@ def test_a_mount_that_is_not_shared_lets_nobody_else_in(nfio: Mount) -> None:
 
 
 def test_a_group_may_be_let_in_and_stays_in(open_mount: Mount, firewall: Vnf) -> None:
-    (container,) = open_mount.containers()
+    (guest,) = open_mount.guests()
     sh(
         f"chgrp {NOBODY} action command config/nf_conf && chmod 660 action command config/nf_conf",
         firewall.path,
@@ -91,7 +89,7 @@ def test_a_group_may_be_let_in_and_stays_in(open_mount: Mount, firewall: Vnf) ->
         open_mount.umount()
         open_mount.mount()
     assert firewall.read("config/nf_conf") == "# mine\n"
-    assert open_mount.containers() == [container]
+    assert open_mount.guests() == [guest]
     sh("chmod 600 action command", firewall.path)
     assert not may("echo stop > action", firewall.path)
     assert not may("cat command", firewall.path)
@@ -130,12 +128,12 @@ def test_who_makes_a_vnf_owns_it(open_mount: Mount) -> None:
         assert mode(place)[:2] == (NOBODY, NOBODY), place
     assert mode(mine.path / "command") == (NOBODY, NOBODY, 0o600)
     assert may("echo activate > web/mine/action && cat web/mine/stats/rx_bytes", types)
-    (container,) = open_mount.containers()
-    assert docker("inspect", "-f", "{{.Name}}", container).startswith("/nobody-web-mine")
+    (seen,) = open_mount.engine.seen(open_mount.root_id)
+    assert seen.name.startswith("nobody-web-mine")
     assert not may("rmdir web/others", types)  # for that is what the sticky bit says
     assert not may("rm -rf web/others", types)
     assert may("echo stop > web/mine/action && rm -rf web/mine", types)
-    assert not mine.path.exists() and open_mount.containers() == []
+    assert not mine.path.exists() and open_mount.guests() == []
     assert others.path.exists() and others.state == "DEFINED"
     assert not may("mkdir firewall/mine", types)
     assert errno_of(others.path.mkdir) == "EEXIST"
