@@ -31,6 +31,7 @@ from hypervisor.docker_formats import (
 from hypervisor.docker_images import images_of, import_root
 from hypervisor.hypervisor_base import (
     CONFIG_DIR,
+    PIDS_LIMIT,
     CommandResult,
     Finding,
     GuestEvent,
@@ -56,7 +57,6 @@ from nfio.errors import (
 #: An image with this label announces itself on its console (see READY_LINE).
 INIT_LABEL = "io.nfio.init"
 
-STOP_GRACE_S = 10
 #: an engine that takes longer to say that it is there is taken for hung
 PING_TIMEOUT_S = 2.0
 _LOG_LINES = 10_000
@@ -161,6 +161,7 @@ class Docker(HypervisorBase):
                 cap_add=list(spec.capabilities),
                 security_opt=["no-new-privileges"],
                 sysctls=dict(spec.sysctls),
+                pids_limit=PIDS_LIMIT,
                 **limits,
             ),
         }
@@ -247,7 +248,7 @@ class Docker(HypervisorBase):
             client = self._client(host)
             if client.inspect_container(vnf_id)["State"]["Paused"]:
                 client.unpause(vnf_id)  # the engine cannot stop what is frozen
-            client.stop(vnf_id, timeout=STOP_GRACE_S)
+            client.stop(vnf_id, timeout=round(self.stop_grace_s))
         return SUCCESS
 
     def pause(self, host: str, vnf_id: str) -> ReturnCode:

@@ -25,6 +25,9 @@ from nfio.errors import NfioError
 #: Where a guest finds the files of its ``config/``, read-only.
 CONFIG_DIR = "/etc/nfio"
 
+#: Processes and threads that a guest may have, where it shares the host's kernel.
+PIDS_LIMIT = 4096
+
 #: First console words of a guest whose image was made by ``nfio image build``: its
 #: configuration was accepted and the function serves, or it was refused and why.
 READY_LINE = "nfio: ready"
@@ -206,6 +209,8 @@ class HypervisorBase(ABC):
 
     #: seconds a call may take before it counts as not answered
     timeout_s: float = 10.0
+    #: seconds that a guest has to end when it is asked to, before it is ended
+    stop_grace_s: float = 10.0
     #: Debian packages that every image for this engine holds beside the function's own
     image_packages: tuple[str, ...] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypervisor.libvirt_library import INSTALL, is_installed
 from hypervisor.libvirt_network import NETWORK
 from nfio.errors import NfioError
 
+_KVM = "/dev/kvm"
 _START = (
     "scripts/libvirt-engine start; where it is not installed: "
     "apt-get install libvirt-daemon-system qemu-system-x86 dnsmasq-base"
@@ -30,7 +32,8 @@ def findings(connections: Connections, uri: str, timeout_s: float) -> list[Findi
             found = _of_daemon(connection, what)
     except NfioError as error:
         return [Finding(what, False, error.line, _START)]
-    return [*found, _tools()]
+    device = _device()
+    return [*found, *([device] if device else []), _tools()]
 
 
 def _of_daemon(connection: Any, what: str) -> list[Finding]:
@@ -43,6 +46,22 @@ def _of_daemon(connection: Any, what: str) -> list[Finding]:
     state = "is there" if NETWORK in names else "is made with the first VNF"
     found.append(Finding(f"network {NETWORK}", True, state))
     return found
+
+
+def _device() -> Finding | None:
+    """Whether QEMU's user gets at /dev/kvm; None where there is none, or libvirt has no say in it."""
+    try:
+        found, group = os.stat(_KVM), grp.getgrnam("kvm")
+    except (OSError, KeyError):
+        return None
+    if found.st_mode & 0o006 == 0o006 or (found.st_gid == group.gr_gid and found.st_mode & 0o060 == 0o060):
+        return None
+    return Finding(
+        _KVM,
+        False,
+        "QEMU's user may not use it, so libvirt asks QEMU anew at each call what it can do: seconds each time",
+        f"chgrp kvm {_KVM} && chmod 660 {_KVM}",
+    )
 
 
 def _tools() -> Finding:

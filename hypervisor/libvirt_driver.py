@@ -26,7 +26,7 @@ from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from hypervisor.libvirt_check import findings
 from hypervisor.libvirt_connection import Connections, is_local, uri_of
 from hypervisor.libvirt_console import Run, clear_serial, console_text
-from hypervisor.libvirt_errors import is_a
+from hypervisor.libvirt_errors import is_a, translate_errors
 from hypervisor.libvirt_events import follow
 from hypervisor.libvirt_images import machine_dir
 from hypervisor.libvirt_kvm import kind_of
@@ -348,8 +348,8 @@ class Libvirt(HypervisorBase):
     def console_log(self, host: str, vnf_id: str, limit_bytes: int) -> bytes:
         with self._borrow(host) as connection:
             _, mark = self._domain(connection, vnf_id)
-        self.require_host(host)
-        return console_text(machine_dir(vnf_id), ours=mark.ours, limit_bytes=limit_bytes)
+            self.require_host(host)
+            return console_text(machine_dir(vnf_id), ours=mark.ours, limit_bytes=limit_bytes)
 
     def counters(self, host: str, vnf_id: str) -> tuple[LinkCounters, Usage]:
         with self._borrow(host) as connection:
@@ -362,15 +362,18 @@ class Libvirt(HypervisorBase):
 
     def import_image(self, name: str, tarball: Path, command: list[str], labels: dict[str, str]) -> None:
         self.ping("")
-        libvirt_images.import_image(name, tarball, command, labels)
+        with translate_errors(uri_of("")):
+            libvirt_images.import_image(name, tarball, command, labels)
 
     def list_images(self) -> list[ImageInfo]:
         self.ping("")
-        return [libvirt_images.image_info(image) for image in libvirt_images.images()]
+        with translate_errors(uri_of("")):
+            return [libvirt_images.image_info(image) for image in libvirt_images.images()]
 
     def remove_image(self, name: str) -> None:
         self.ping("")
-        libvirt_images.remove_image(name)
+        with translate_errors(uri_of("")):
+            libvirt_images.remove_image(name)
 
     def check(self) -> list[Finding]:
         return findings(self._connections, uri_of(""), PING_TIMEOUT_S)

@@ -19,7 +19,6 @@ from nfio.errors import (
 MEANINGS: dict[str, type[HypervisorError]] = {
     "VIR_ERR_NO_DOMAIN": NoSuchVnf,
     "VIR_ERR_OPERATION_TIMEOUT": HypervisorTimeout,
-    "VIR_ERR_AGENT_COMMAND_TIMEOUT": HypervisorTimeout,
     "VIR_ERR_AGENT_UNRESPONSIVE": HypervisorTimeout,
     "VIR_ERR_AGENT_UNSYNCED": HypervisorTimeout,
     "VIR_ERR_NO_SUPPORT": NotSupported,
@@ -61,11 +60,14 @@ def translate(error: Exception, uri: str) -> NfioError:
 
 @contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
-    """Turn whatever libvirt raises inside into an NfioError, the original as its cause."""
+    """Turn what libvirt and the file system raise inside into an NfioError, the original as its cause."""
     try:
         yield
     except libvirt.libvirtError as error:
         raise translate(error, uri) from error
+    except OSError as error:
+        # What a machine is made of are files of this host.
+        raise HypervisorError(str(error)) from error
 
 
 def is_a(error: Exception, *names: str) -> bool:

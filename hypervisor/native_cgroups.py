@@ -6,13 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hypervisor.hypervisor_base import Resources, Usage
+from hypervisor.hypervisor_base import PIDS_LIMIT, Resources, Usage
 from nfio.errors import HypervisorError
 
 #: the group that guests' groups are made in
 GROUP = "nfio"
-#: processes and threads that a guest may have
-PIDS_LIMIT = 4096
 #: a container with less cannot be started by its own runtime
 MEMORY_MIN_BYTES = 6 << 20
 CPU_PERIOD_US = 100_000

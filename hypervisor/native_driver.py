@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -34,7 +35,7 @@ from hypervisor.native_events import EventLoop
 from hypervisor.native_images import HOST, INIT, NativeImages
 from hypervisor.native_network import NativeNetwork, link_of
 from hypervisor.native_runtime import NativeRuntime, end, mount_overlay
-from hypervisor.native_store import Guest, NativeStore, Run, begun_of, boot_id
+from hypervisor.native_store import Guest, NativeStore, Run, begun_of, boot_id, entity_key
 from nfio.errors import (
     HypervisorError,
     HypervisorTimeout,
@@ -44,7 +45,8 @@ from nfio.errors import (
     NotSupported,
 )
 
-STOP_GRACE_S = 10.0
+log = logging.getLogger(__name__)
+
 #: how long conmon may take to write the exit code of a process that has ended
 _EXIT_CODE_S = 1.0
 _KILLED = 128 + signal.SIGKILL
@@ -96,16 +98,16 @@ class Native(HypervisorBase):
         require_enough(spec.resources)
         layers, command, announces = self._root(image_name, spec)
         self.store.prepare()
-        if spec.uuid and (old := self.store.holder(self.store.entities, f"{spec.root}.{spec.uuid}")):
+        entity = entity_key(spec.root, spec.uuid)
+        if spec.uuid and (old := self.store.holder(self.store.entities, entity)):
             self.destroy(host, old)
         vnf_id = uuid.uuid4().hex
-        with ExitStack() as undo:
+        with self.store.drafted(vnf_id), ExitStack() as undo:
             name = self._claim_name(name, vnf_id, spec)
             undo.callback(self.store.release, self.store.names, name, vnf_id)
-            address = self.store.claim_address(self.network.get().subnet, vnf_id)
+            address = self.network.claim_address(vnf_id)
             undo.callback(self.store.release, self.store.addresses, address, vnf_id)
             if spec.uuid:
-                entity = f"{spec.root}.{spec.uuid}"
                 if not self.store.claim(self.store.entities, entity, vnf_id):
                     raise HypervisorError(f"{name} is being deployed by another process")
                 undo.callback(self.store.release, self.store.entities, entity, vnf_id)
@@ -202,10 +204,12 @@ class Native(HypervisorBase):
             undo.pop_all()
 
     def _undo_start(self, vnf_id: str) -> None:
-        """A start that failed leaves nothing running; that it was tried counts as no run."""
-        with suppress(NfioError):
+        """A start that failed leaves nothing running."""
+        try:
             self._kill(vnf_id)
             self.runtime.clear(vnf_id, self.timeout_s)
+        except NfioError as error:
+            log.error("guest %s could not be cleared away: %s", vnf_id[:12], error.line)
 
     def restart(self, host: str, vnf_id: str) -> ReturnCode:
         self.stop(host, vnf_id)
@@ -219,7 +223,7 @@ class Native(HypervisorBase):
                 return SUCCESS
             if run.goes_on:
                 self._thaw(vnf_id, run)
-                end(run.pid, lambda: run.goes_on, STOP_GRACE_S)
+                end(run.pid, lambda: run.goes_on, self.stop_grace_s)
                 self._exit_code(vnf_id)
             self.runtime.clear(vnf_id, self.timeout_s)
         return SUCCESS
@@ -286,6 +290,8 @@ class Native(HypervisorBase):
             return known
         with suppress(OSError):  # it ends just now
             if run.goes_on:
+                if not self.runtime.has_begun(vnf_id):  # who was to start it was killed
+                    return known
                 paused = Freezer(run.pid).frozen()
                 return replace(
                     known,
@@ -336,6 +342,7 @@ class Native(HypervisorBase):
     def events(self, host: str, root: str) -> Iterator[GuestEvent | None]:
         self.ping(host)
         self.store.prepare()
+        self.store.forget_abandoned()
         return EventLoop(self.store, self.network, root, lambda: self.ping(host)).run()
 
     def console_log(self, host: str, vnf_id: str, limit_bytes: int) -> bytes:

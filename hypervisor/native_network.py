@@ -91,18 +91,31 @@ class NativeNetwork:
             InvalidValue (EINVAL): NFIO_NATIVE_SUBNET or NFIO_NATIVE_BRIDGE are not valid.
             HypervisorError (EIO): no private network is free.
         """
+        known = self._kept()
+        if known is not None:
+            return known
+        with self._store.locked():
+            return self._kept() or self._begin()
+
+    def _kept(self) -> Network | None:
         try:
             kept = json.loads(self._file.read_text())
-            return Network(kept["bridge"], IPv4Interface(kept["gateway"]))
         except FileNotFoundError:
-            pass
+            return None
+        return Network(kept["bridge"], IPv4Interface(kept["gateway"]))
+
+    def _begin(self) -> Network:
+        network = _choose()
+        draft = self._file.with_suffix(".new")
+        draft.write_text(json.dumps({"bridge": network.bridge, "gateway": str(network.gateway)}))
+        draft.rename(self._file)
+        return network
+
+    def claim_address(self, vnf_id: str) -> str:
+        """Take an address for a guest. Under the lock: the network stays while one is claimed in it."""
         with self._store.locked():
-            if not self._file.exists():
-                network = _choose()
-                draft = self._file.with_suffix(".new")
-                draft.write_text(json.dumps({"bridge": network.bridge, "gateway": str(network.gateway)}))
-                draft.rename(self._file)
-        return self.get()
+            network = self._kept() or self._begin()
+            return self._store.claim_address(network.subnet, vnf_id)
 
     @staticmethod
     @contextlib.contextmanager
@@ -226,10 +239,10 @@ class NativeNetwork:
     def remove_if_unused(self) -> None:
         """Take the network away once no guest has an address in it."""
         with self._store.locked():
-            if os.listdir(self._store.addresses) or not self._file.exists():
+            network = self._kept()
+            if network is None or not self._store.is_unused():
                 return
-            kept = json.loads(self._file.read_text())
-            network = Network(kept["bridge"], IPv4Interface(kept["gateway"]))
+            self._store.forget_abandoned()
             _close_doors(network)
             _succeeds(["nft", "delete", "table", "ip", network.table])
             with IPRoute() as host:

@@ -130,6 +130,7 @@ class NativeRuntime:
             # What is undone must be there first: nothing may come to be after it.
             with suppress(HypervisorError):
                 self._created(runtime, reader, timeout_s)
+            _end_tree(bundle / "conmon.pid")
             raise
         finally:
             os.close(reader)
@@ -173,6 +174,10 @@ class NativeRuntime:
         finally:
             os.close(fifo)
             os.close(process)
+
+    def has_begun(self, vnf_id: str) -> bool:
+        """Whether the program of a container that was created was let begin."""
+        return not (self._store.runtime_root / vnf_id / "exec.fifo").exists()
 
     def clear(self, vnf_id: str, timeout_s: float) -> None:
         """End a container whatever it does, and take away what its run has left."""
@@ -295,7 +300,7 @@ def _drain(fd: int, deadline: float) -> bytes:
 
 
 def _end_tree(pid_file: Path) -> None:
-    """End a command and what it began."""
+    """End a program and what it began."""
     with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
         first = psutil.Process(int(pid_file.read_text()))
         for process in (first, *first.children(recursive=True)):

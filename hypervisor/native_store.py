@@ -13,7 +13,7 @@
     │   └── exit/<id>           the exit code of its last run, written by conmon
     ├── names/<name>            a link that holds the id of the guest that has the name
     ├── addresses/<address>     the same for addresses
-    ├── entities/<root>.<uuid>  the same for the entities that guests are of
+    ├── entities/<key>          the same for the entities that guests are of (entity_key)
     ├── images/  layers/        see native_images.py
     └── network.json            see native_network.py
 
@@ -37,11 +37,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nfio.errors import HypervisorError, NoSuchVnf
+from nfio.errors import HypervisorError, HypervisorTimeout, NoSuchVnf
 
 DEFAULT_DIR = "/var/lib/nfio/native"
-#: a claim without a guest that is older was left by a process that was killed
-_STALE_CLAIM_S = 60.0
+#: longer than any operation takes: whoever keeps a lock beyond that is hung
+_LOCK_TIMEOUT_S = 40.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class Run:
         return self.boot == boot_id() and begun_of(self.pid) == self.begun
 
 
+def entity_key(root: str, uuid: str) -> str:
+    """Name of the claim on an entity: its labels are data, and no file names."""
+    return hashlib.sha256(f"{root}\n{uuid}".encode()).hexdigest()[:32]
+
+
 def boot_id() -> str:
     """Names the machine's present boot (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -109,6 +114,18 @@ def begun_of(pid: int) -> int | None:
         return None
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _lock(fd: int, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise HypervisorTimeout("another process is at work on it, and does not end") from None
+            time.sleep(0.002)
 
 
 class NativeStore:
@@ -141,14 +158,18 @@ class NativeStore:
 
     @contextlib.contextmanager
     def locked(self, name: str = "") -> Iterator[None]:
-        """Keep other processes, and other threads, from the guest of that id; "" is all of it."""
+        """Keep other processes, and other threads, from the guest of that id; "" is all of it.
+
+        Raises:
+            HypervisorTimeout (ETIMEDOUT): another one keeps it for longer than an operation takes.
+        """
         place = self.guests / name / "lock" if name else self.directory / "lock"
         try:
             fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             raise NoSuchVnf(f"no such guest: {name[:12]}") from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(fd, _LOCK_TIMEOUT_S)
             if name and not os.fstat(fd).st_nlink:
                 raise NoSuchVnf(f"no such guest: {name[:12]}")  # it was destroyed while we waited
             yield
@@ -166,18 +187,47 @@ class NativeStore:
         except FileNotFoundError:
             return []
 
-    def add(self, guest: Guest) -> None:
-        """Make a guest's directory, whole or not at all."""
-        draft = self.guests / f".{guest.vnf_id}"
+    @contextlib.contextmanager
+    def drafted(self, vnf_id: str) -> Iterator[None]:
+        """Run the body, which claims what a new guest needs and adds it.
+
+        Meanwhile its draft is locked: so others know that its claims are not those of a guest
+        that is gone, or of a process that was killed.
+        """
+        draft = self._draft(vnf_id)
+        draft.mkdir()
+        fd = os.open(draft / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            for part in ("rootfs", "upper", "work", "exit"):
-                (draft / part).mkdir(parents=True)
-            (draft / "upper").chmod(0o755)  # it becomes the guest's root directory
-            (draft / "guest.json").write_text(json.dumps(asdict(guest)))
-            draft.rename(self.path(guest.vnf_id))
-        except BaseException:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
             shutil.rmtree(draft, ignore_errors=True)
-            raise
+
+    def _draft(self, vnf_id: str) -> Path:
+        return self.guests / f".{vnf_id}"
+
+    def _is_drafted(self, vnf_id: str) -> bool:
+        try:
+            fd = os.open(self._draft(vnf_id) / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+
+    def add(self, guest: Guest) -> None:
+        """Make a guest of its draft, whole or not at all."""
+        draft = self._draft(guest.vnf_id)
+        for part in ("rootfs", "upper", "work", "exit"):
+            (draft / part).mkdir()
+        (draft / "upper").chmod(0o755)  # it becomes the guest's root directory
+        (draft / "guest.json").write_text(json.dumps(asdict(guest)))
+        draft.rename(self.path(guest.vnf_id))
 
     def load(self, vnf_id: str) -> Guest:
         """Raises NoSuchVnf (EIO) if there is none of that id."""
@@ -211,7 +261,8 @@ class NativeStore:
         shutil.rmtree(grave, ignore_errors=True)
         self.release(self.names, guest.name, guest.vnf_id)
         self.release(self.addresses, guest.address, guest.vnf_id)
-        self.release(self.entities, f"{guest.root}.{guest.uuid}", guest.vnf_id)
+        if guest.uuid:
+            self.release(self.entities, entity_key(guest.root, guest.uuid), guest.vnf_id)
 
     def _json(self, vnf_id: str, name: str) -> dict[str, Any] | None:
         if not vnf_id.isalnum():
@@ -242,13 +293,35 @@ class NativeStore:
             pass
         with contextlib.suppress(FileNotFoundError):
             holder = os.readlink(place)
-            abandoned = not self.path(holder).exists() and (
-                time.time() - place.lstat().st_mtime > _STALE_CLAIM_S
-            )
-            if not abandoned:
+            if not self._is_abandoned(holder):
                 return holder == vnf_id
             place.unlink()
         return self.claim(directory, key, vnf_id)
+
+    def _is_abandoned(self, vnf_id: str) -> bool:
+        """Whether a claim is of nobody: its guest was removed by hand, or never came to be."""
+        return not self._is_drafted(vnf_id) and not self.path(vnf_id).exists()
+
+    def is_unused(self) -> bool:
+        """Whether nobody has an address."""
+        for place in self.addresses.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if not self._is_abandoned(os.readlink(place)):
+                    return False
+        return True
+
+    def forget_abandoned(self) -> None:
+        """Release the claims of nobody, and remove the drafts of processes that were killed."""
+        for directory in (self.names, self.addresses, self.entities):
+            for place in directory.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    holder = os.readlink(place)
+                    if self._is_abandoned(holder):
+                        self.release(directory, place.name, holder)
+        for place in self.guests.glob(".*"):
+            vnf_id = place.name.removeprefix(".gone-").removeprefix(".")
+            if self._is_abandoned(vnf_id):
+                shutil.rmtree(place, ignore_errors=True)
 
     def release(self, directory: Path, key: str, vnf_id: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -38,6 +38,12 @@ def vcpu_limit(pid: int) -> float | None:
     return None if quota in ("max", "-1") else int(quota) / int(period)
 
 
+def pids_limit(pid: int) -> int | None:
+    """Processes and threads; None for no limit."""
+    text = _file(pid, "pids", "pids.max")
+    return None if text == "max" else int(text)
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process and all below it that still live."""
     first = psutil.Process(pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -187,9 +188,7 @@ def test_start_fails_where_the_guest_ends_at_once(driver: HypervisorBase, guests
     assert (status.exit_code, status.pid, status.address) == (3, None, "")
 
 
-def test_stop_ends_a_guest_on_request(
-    driver: HypervisorBase, subject: Subject, guests: Guests
-) -> None:
+def test_stop_ends_a_guest_on_request(driver: HypervisorBase, subject: Subject, guests: Guests) -> None:
     vnf_id = guests.run()
     assert driver.stop(HOST, vnf_id) is SUCCESS
     status = driver.inspect(HOST, vnf_id)
@@ -199,9 +198,14 @@ def test_stop_ends_a_guest_on_request(
     assert driver.start(HOST, vnf_id) is SUCCESS
 
 
-def test_stop_ends_a_guest_that_does_not_listen(driver: HypervisorBase, guests: Guests) -> None:
+def test_stop_ends_a_guest_that_does_not_listen(
+    driver: HypervisorBase, guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vnf_id = guests.run("stubborn")
+    monkeypatch.setattr(driver, "stop_grace_s", 2.0)
+    begun = time.monotonic()
     assert driver.stop(HOST, vnf_id) is SUCCESS
+    assert time.monotonic() - begun >= 2
     status = driver.inspect(HOST, vnf_id)
     assert (status.phase, status.exit_code) == (Phase.EXITED, 137)
 

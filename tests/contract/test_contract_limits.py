@@ -8,7 +8,7 @@ import cgroup
 from engine import wait_until
 from guests import HOST, Guests
 
-from hypervisor.hypervisor_base import HypervisorBase, Phase, Resources
+from hypervisor.hypervisor_base import PIDS_LIMIT, HypervisorBase, Phase, Resources
 from hypervisor.hypervisor_return_codes import SUCCESS
 
 MIB = 1 << 20
@@ -19,6 +19,10 @@ def test_a_guest_has_no_limits_but_those_it_was_given(driver: HypervisorBase, gu
     assert (cgroup.vcpu_limit(free), cgroup.memory_limit(free)) == (None, None)
     bound = guests.pid(guests.limited(vcpu=0.5, memory_bytes=64 * MIB))
     assert (cgroup.vcpu_limit(bound), cgroup.memory_limit(bound)) == (0.5, 64 * MIB)
+
+
+def test_a_guest_has_a_limit_of_processes(driver: HypervisorBase, guests: Guests) -> None:
+    assert cgroup.pids_limit(guests.pid(guests.run())) == PIDS_LIMIT
 
 
 def test_limits_change_while_a_guest_runs_and_can_be_taken_away(
