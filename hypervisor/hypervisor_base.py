@@ -209,6 +209,8 @@ class HypervisorBase(ABC):
 
     #: seconds a call may take before it counts as not answered
     timeout_s: float = 10.0
+    #: seconds that a guest may take from its start until it serves
+    start_timeout_s: float = 10.0
     #: seconds that a guest has to end when it is asked to, before it is ended
     stop_grace_s: float = 10.0
     #: Debian packages that every image for this engine holds beside the function's own

@@ -48,7 +48,6 @@ from hypervisor.libvirt_status import counters_of, is_gone, status_of
 from hypervisor.libvirt_xml import DomainPlan, domain_xml
 from nfio.errors import HypervisorError, HypervisorTimeout, NetworkDown, NoSuchVnf, NotSupported
 
-STOP_GRACE_S = 10.0
 #: a daemon that takes longer to say that it is there is taken for hung
 PING_TIMEOUT_S = 2.0
 #: a machine takes seconds to come up where QEMU emulates its CPU, and more on a busy host
@@ -266,7 +265,7 @@ class Libvirt(HypervisorBase):
             mark = note(domain, mark, Asked.STOP)
             if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 domain.resume()  # what is frozen does not feel its power button
-            deadline = time.monotonic() + STOP_GRACE_S
+            deadline = time.monotonic() + self.stop_grace_s
             pressed = 0.0
             while not is_gone(domain):
                 if time.monotonic() > deadline:

@@ -27,29 +27,34 @@ def follow(connection: Any, root: str) -> Iterator[GuestEvent | None]:
         HypervisorUnreachable: the daemon is gone.
         libvirt's errors.
     """
-    happened: queue.SimpleQueue[str] = queue.SimpleQueue()
+    happened: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
 
-    def note(_connection: Any, domain: Any, *_details: Any) -> None:
-        happened.put(domain.UUIDString())
+    def note(_connection: Any, domain: Any, *details: Any) -> None:
+        happened.put((domain.UUIDString(), details[-1]))
 
     def close(_connection: Any, _reason: int, _opaque: Any) -> None:
-        happened.put(_CLOSED)
+        happened.put((_CLOSED, False))
 
     connection.registerCloseCallback(close, None)
-    # In the guest agent's events too: until one has come, the machine's address may be unknown.
-    kinds = (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE)
-    registered = [connection.domainEventRegisterAny(None, kind, note, None) for kind in kinds]
+    registered = [
+        connection.domainEventRegisterAny(None, kind, note, is_agents)
+        for kind, is_agents in (
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, False),
+            (libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, True),
+        )
+    ]
     try:
         known: dict[str, Mark] = {}
         for domain in connection.listAllDomains():
             _look(connection, domain.UUIDString(), known)
         yield None
         while True:
-            vnf_id = happened.get()
+            vnf_id, is_agents = happened.get()
             if vnf_id == _CLOSED:
                 raise HypervisorUnreachable("libvirt closed the connection on which its events came")
             mark = _look(connection, vnf_id, known)
-            if mark is not None and mark.root == root:
+            # An agent that comes up tells the address of a machine that no start has waited for.
+            if mark is not None and mark.root == root and not (is_agents and mark.ours):
                 yield GuestEvent(vnf_id, mark.uuid)
     finally:
         for number in registered:

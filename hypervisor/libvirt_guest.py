@@ -126,16 +126,21 @@ while :; do
     kill -0 $function 2> /dev/null || break
 done
 exec 3>&-
+why=
+[ $code = 137 ] && ! grep -q '^oom_kill 0$' /proc/vmstat && why=' oom'
+echo '{EXIT_WORD}' $code$why
+# The command that ended the function may be one whose result is still to be fetched.
+[ -e /run/nfio/ending ] || usleep 500000
+# Whoever is left could still write: only the copier ends by itself, with what is in the pipe.
+for process in /proc/[0-9]*; do
+    process=${{process##*/}}
+    [ $process = 1 ] || [ $process = $copier ] || kill -9 $process 2> /dev/null
+done
 tries=0
 while kill -0 $copier 2> /dev/null && [ $tries -lt 25 ]; do
     tries=$((tries + 1))
     usleep 20000
 done
-why=
-[ $code = 137 ] && ! grep -q '^oom_kill 0$' /proc/vmstat && why=' oom'
-echo '{EXIT_WORD}' $code$why
-# Nothing but this is left that could write.
-kill -9 -1
 mount -o remount,ro / || sync
 poweroff -f
 """

@@ -13,6 +13,7 @@ that is replaced stays in the store as long as a machine is made from it.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from urllib.parse import quote
 
 from hypervisor.hypervisor_base import ImageInfo
 from hypervisor.libvirt_disks import DISK, INITRD, KERNEL, make_disk
+from hypervisor.libvirt_guest import initrd_init, programs
 from nfio.errors import Busy, HypervisorError, NotFound
 
 DEFAULT_DIRECTORY = "/var/lib/nfio/libvirt"
@@ -34,18 +36,28 @@ RECIPE_LABEL = "io.nfio.recipe"
 #: An image with this label announces itself on its console (see READY_LINE).
 INIT_LABEL = "io.nfio.init"
 
+_PROGRAMS = hashlib.sha256(json.dumps([programs([]), initrd_init([])]).encode()).hexdigest()[:16]
+
 #: in the store while it is being made; cleared away by the next one that is made
 _DRAFT = "draft-"
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of nfio's: its name, where it is kept, its labels and when it was made."""
+    """An image of nfio's.
+
+    Attributes:
+        store: where it is kept.
+        labels: what ``import_image`` was given.
+        created: seconds since the epoch.
+        programs: the version of nfio's own programs in it.
+    """
 
     name: str
     store: str
     labels: dict[str, str]
     created: float
+    programs: str = ""
 
     @property
     def announces(self) -> bool:
@@ -124,7 +136,7 @@ def import_image(name: str, tarball: Path, command: list[str], labels: dict[str,
             for file in (DISK, KERNEL, INITRD):
                 (draft / file).chmod(0o644)
             draft.chmod(0o711)
-            image = Image(_plain(name), uuid.uuid4().hex, dict(labels), time.time())
+            image = Image(_plain(name), uuid.uuid4().hex, dict(labels), time.time(), _PROGRAMS)
             draft.rename(store_dir(image.store))
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -156,7 +168,9 @@ def image_info(image: Image) -> ImageInfo:
     """What is told of an image."""
     directory = store_dir(image.store)
     size = sum(path.stat().st_blocks * 512 for path in directory.iterdir()) if directory.is_dir() else 0
-    return ImageInfo(image.name, size, image.created, image.labels.get(RECIPE_LABEL, ""))
+    # One with an older init has no recipe that is known now: it is not taken for up to date.
+    recipe = image.labels.get(RECIPE_LABEL, "") if image.programs == _PROGRAMS else ""
+    return ImageInfo(image.name, size, image.created, recipe)
 
 
 def remove_image(name: str) -> None:

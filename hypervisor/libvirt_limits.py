@@ -37,9 +37,16 @@ def scale(domain: Any, resources: Resources, cpus: int) -> None:
     """
     require_possible(resources, cpus)
     _scale_next(domain, resources)
-    if domain.isActive():
-        _scale_cpus(domain, resources)
-        _scale_memory(domain, resources)
+    if not domain.isActive():
+        return
+    refusals = []
+    for change in (_scale_cpus, _scale_memory):
+        try:
+            change(domain, resources)
+        except NotSupported as refusal:
+            refusals.append(refusal.reason)
+    if refusals:
+        raise NotSupported("; ".join(refusals))
 
 
 def _scale_next(domain: Any, resources: Resources) -> None:
@@ -59,7 +66,9 @@ def _scale_cpus(domain: Any, resources: Resources) -> None:
     live = libvirt.VIR_DOMAIN_AFFECT_LIVE
     domain.setSchedulerParametersFlags(_quota(resources), live)
     wanted, present = vcpus_of(resources), domain.vcpusFlags(live)
-    if wanted == present:
+    if wanted <= present:
+        # The quota holds it to fewer. To be unplugged, a CPU must be let go of by the machine's
+        # kernel, which takes seconds or does not happen.
         return
     try:
         domain.setVcpusFlags(wanted, live)
@@ -67,10 +76,9 @@ def _scale_cpus(domain: Any, resources: Resources) -> None:
         if is_a(error, "VIR_ERR_NO_DOMAIN", "VIR_ERR_OPERATION_INVALID"):
             raise
         raise NotSupported(
-            f"the machine does not take {wanted} CPUs while it runs ({error}): it has them from its next "
-            "start on"
+            f"the machine runs on with {present} CPUs and has {wanted} from its next start on ({error})"
         ) from error
-    if wanted > present and parse_domain(domain.XMLDesc()).agent:
+    if parse_domain(domain.XMLDesc()).agent:
         bring_cpus_online(domain, time.monotonic() + _AGENT_S)
 
 

@@ -34,7 +34,7 @@ from hypervisor.native_console import Console
 from hypervisor.native_events import EventLoop
 from hypervisor.native_images import HOST, INIT, NativeImages
 from hypervisor.native_network import NativeNetwork, link_of
-from hypervisor.native_runtime import NativeRuntime, end, mount_overlay
+from hypervisor.native_runtime import NativeRuntime, end
 from hypervisor.native_store import Guest, NativeStore, Run, begun_of, boot_id, entity_key
 from nfio.errors import (
     HypervisorError,
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 #: how long conmon may take to write the exit code of a process that has ended
 _EXIT_CODE_S = 1.0
 _KILLED = 128 + signal.SIGKILL
+_ENDED = 128 + signal.SIGTERM
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _INIT_LABEL = "io.nfio.init"
@@ -102,7 +103,7 @@ class Native(HypervisorBase):
         if spec.uuid and (old := self.store.holder(self.store.entities, entity)):
             self.destroy(host, old)
         vnf_id = uuid.uuid4().hex
-        with self.store.drafted(vnf_id), ExitStack() as undo:
+        with self.store.told(), self.store.drafted(vnf_id), ExitStack() as undo:
             name = self._claim_name(name, vnf_id, spec)
             undo.callback(self.store.release, self.store.names, name, vnf_id)
             address = self.network.claim_address(vnf_id)
@@ -185,9 +186,10 @@ class Native(HypervisorBase):
         bundle = self.store.path(vnf_id)
         self.runtime.clear(vnf_id, self.timeout_s)
         console = Console(bundle / "console.log")
-        with ExitStack() as undo:
+        with self.store.told(), ExitStack() as undo:
             undo.callback(self._undo_start, vnf_id)
-            mount_overlay(guest.layers, bundle)
+            self.store.note_ended(vnf_id)  # the run before this one, of which the traces go now
+            self.images.stack(guest, bundle)
             with self.network.namespace() as namespace:
                 config = runtime_config(guest, f"/proc/{os.getpid()}/fd/{namespace}")
                 (bundle / "config.json").write_text(json.dumps(config))
@@ -224,7 +226,8 @@ class Native(HypervisorBase):
             if run.goes_on:
                 self._thaw(vnf_id, run)
                 end(run.pid, lambda: run.goes_on, self.stop_grace_s)
-                self._exit_code(vnf_id)
+                if self._exit_code(vnf_id) is None:
+                    self.store.note_ended(vnf_id)  # conmon was killed, and cannot tell
             self.runtime.clear(vnf_id, self.timeout_s)
         return SUCCESS
 
@@ -232,6 +235,7 @@ class Native(HypervisorBase):
         run = self.store.run_of(vnf_id)
         if run is not None and run.goes_on:
             self._thaw(vnf_id, run)
+            self.store.note_ended(vnf_id)  # whoever comes after a nfio that is killed here is to know
             end(run.pid, lambda: run.goes_on, 0.0)
             self._exit_code(vnf_id)
 
@@ -302,7 +306,9 @@ class Native(HypervisorBase):
                     links=(link_of(vnf_id),),
                 )
         code, reason = self._exit_code(vnf_id), ""
-        if code is None:
+        if self.store.was_ended(vnf_id):
+            code = _ENDED
+        elif code is None:
             rebooted = run.boot != boot_id()
             reason = "the machine was started anew" if rebooted else "what watched it (conmon) was killed too"
         elif code == _KILLED and ran_out_of_memory(vnf_id):

@@ -23,13 +23,14 @@ from pathlib import Path
 
 from hypervisor.hypervisor_base import Function, ImageInfo
 from hypervisor.native_runtime import last_line, mount_overlay, run, unmount
-from hypervisor.native_store import NativeStore
+from hypervisor.native_store import Guest, NativeStore
 from nfio.errors import Busy, HypervisorError, NotFound
 
 #: the image name that stands for the host's own root file system
 HOST = "host"
 INIT = "/usr/lib/nfio/init"
 _UNPACK_TIMEOUT_S = 300.0
+_COPY_TIMEOUT_S = 10.0
 
 #: of the host's root a guest sees the programs and their configuration, and nothing of what
 #: people and services keep there
@@ -169,6 +170,23 @@ class NativeImages:
                 if not layer.exists():
                     self._make_layer(layer, function, hidden, timeout_s)
         return str(layer), "/"
+
+    @staticmethod
+    def stack(guest: Guest, bundle: Path) -> None:
+        """Mount a guest's root file system."""
+        layers = guest.layers
+        if layers[-1] == "/":
+            # overlayfs refuses a layer that lies in another one, but for the uppermost. So what is
+            # above the host's root is copied there, whole or not at all: it hides secrets.
+            upper, draft = bundle / "upper", bundle / "upper.new"
+            if not any(upper.iterdir()):
+                shutil.rmtree(draft, ignore_errors=True)
+                done = run(["cp", "-a", "--", layers[0], str(draft)], _COPY_TIMEOUT_S)
+                if done.returncode:
+                    raise HypervisorError(f"cp: {last_line(done.stderr)}")
+                draft.rename(upper)
+            layers = layers[1:]
+        mount_overlay(layers, bundle)
 
     def _make_layer(self, layer: Path, function: Function, hidden: tuple[str, ...], timeout_s: float) -> None:
         draft = layer.with_name(f".{uuid.uuid4().hex}")

@@ -126,10 +126,11 @@ class NativeRuntime:
             os.close(writer)
         try:
             yield lambda: self._created(runtime, reader, timeout_s)
-        except BaseException:
+        except BaseException as error:
             # What is undone must be there first: nothing may come to be after it.
-            with suppress(HypervisorError):
-                self._created(runtime, reader, timeout_s)
+            if not isinstance(error, HypervisorTimeout):  # that was waited for already
+                with suppress(HypervisorError):
+                    self._created(runtime, reader, timeout_s)
             _end_tree(bundle / "conmon.pid")
             raise
         finally:
@@ -183,6 +184,8 @@ class NativeRuntime:
         """End a container whatever it does, and take away what its run has left."""
         if (self._store.runtime_root / vnf_id).exists():
             self.ask(timeout_s, "delete", "--force", vnf_id)
+            # What a conmon that was killed has left there.
+            shutil.rmtree(self._store.runtime_root / vnf_id, ignore_errors=True)
         unmount(self._store.path(vnf_id) / "rootfs")
 
     def execute(self, vnf_id: str, command: list[str], timeout_s: float) -> CommandResult:

@@ -10,7 +10,8 @@
     │   ├── rootfs/             where its root file system is mounted while it runs
     │   ├── upper/  work/       what it wrote
     │   ├── console.log         what it said
-    │   └── exit/<id>           the exit code of its last run, written by conmon
+    │   ├── exit/<id>           the exit code of its last run, written by conmon
+    │   └── ended               its last run was ended on request
     ├── names/<name>            a link that holds the id of the guest that has the name
     ├── addresses/<address>     the same for addresses
     ├── entities/<key>          the same for the entities that guests are of (entity_key)
@@ -176,6 +177,14 @@ class NativeStore:
         finally:
             os.close(fd)
 
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """HypervisorError (EIO) for what the file system refuses in the body: a full disk, say."""
+        try:
+            yield
+        except OSError as error:
+            raise HypervisorError(f"{self.directory}: {error.strerror}") from error
+
     # -- guests -----------------------------------------------------------------------------
 
     def path(self, vnf_id: str) -> Path:
@@ -252,6 +261,14 @@ class NativeStore:
 
     def save_run(self, vnf_id: str, run: Run) -> None:
         self._write(vnf_id, "run.json", asdict(run))
+        (self.path(vnf_id) / "ended").unlink(missing_ok=True)
+
+    def note_ended(self, vnf_id: str) -> None:
+        """Its run is ended on request, whatever is seen of how it ended."""
+        (self.path(vnf_id) / "ended").touch()
+
+    def was_ended(self, vnf_id: str) -> bool:
+        return (self.path(vnf_id) / "ended").exists()
 
     def remove(self, guest: Guest) -> None:
         """Forget a guest that does not run; its claims go last, so that nothing holds them twice."""

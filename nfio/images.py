@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def build(types: Sequence[str], module_root: str, wanted: str | None, *, force: 
         NotFound (ENOENT): mmdebstrap is not installed.
         HypervisorError: a build failed, or an engine did not take the image.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an interrupt: what is half made goes
     modules = ModuleRoot(resolve(module_root))
     middleboxes = [modules.require(name) for name in dict.fromkeys(types or sorted(modules.types()))]
     if shutil.which("mmdebstrap") is None:

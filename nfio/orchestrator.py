@@ -99,7 +99,7 @@ class Orchestrator(Inventory):
     @contextmanager
     def operation(self, vnf: Vnf, word: str) -> Iterator[None]:
         """The one operation on a VNF; others wait for its end. Its failure is kept in ``error``."""
-        timeout_s = 3 * self.hypervisor.timeout_s
+        timeout_s = max(3 * self.hypervisor.timeout_s, 1.5 * self.hypervisor.start_timeout_s)
         if not vnf.operation.acquire(timeout=timeout_s):
             raise HypervisorTimeout(f"{vnf.label}: {vnf.busy or 'another write'} is still going on")
         try:

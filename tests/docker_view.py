@@ -22,6 +22,7 @@ class DockerView(EngineView):
     created = "created"
     ended = "exited"
     restarts = True
+    other_hosts = True
     no_image = "No such image"
     little_memory = "inimum memory limit"
     name_taken = "already in use"

@@ -35,6 +35,7 @@ class EngineView(ABC):
         created, running, paused, ended: its words for what a guest does.
         whole_suite: every end-to-end test runs on it, not the main line alone.
         restarts: it starts a guest again by itself, with its own command.
+        other_hosts: it runs guests on other machines too.
         no_image: what it says of an image that it does not have.
         little_memory: what it says of a limit that is too low.
         name_taken: what it says of a name that another guest has.
@@ -48,6 +49,7 @@ class EngineView(ABC):
     ended: ClassVar[str]
     whole_suite: ClassVar[bool] = True
     restarts: ClassVar[bool] = False
+    other_hosts: ClassVar[bool] = False
     no_image: ClassVar[str]
     little_memory: ClassVar[str]
     name_taken: ClassVar[str]

@@ -22,7 +22,11 @@ _LIMITLESS = 1 << 62
 
 
 class NativeView(EngineView):
-    """Guests in a directory and on a bridge of the tests' own."""
+    """Guests in a directory and on a bridge of the tests' own.
+
+    Args:
+        mark: begins the bridge's name; another one is beside that of all other tests.
+    """
 
     name = "Native"
     created = "created"
@@ -31,8 +35,8 @@ class NativeView(EngineView):
     little_memory = "6 MiB at least"
     name_taken = "is taken"
 
-    def __init__(self) -> None:
-        self.bridge = f"nfioe2e{os.getpid()}"
+    def __init__(self, mark: str = "nfioe2e") -> None:
+        self.bridge = f"{mark}{os.getpid()}"
         self.directory = Path()
 
     @property
@@ -54,21 +58,29 @@ class NativeView(EngineView):
         self._cgroups_before = self._empty_cgroups()
 
     def stock(self) -> None:
-        if not (self.directory / "images").exists():
-            self.directory.mkdir(mode=0o700)
+        images = self.directory / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        for source in (MACHINES_OWN / "images").glob("[!.]*"):
             # Nobody writes to them: they are lower layers.
-            source, target = MACHINES_OWN / "images", self.directory / "images"
-            if subprocess.run(["cp", "-al", source, target], capture_output=True).returncode:
-                subprocess.run(["cp", "-a", source, target], check=True)
+            if subprocess.run(["cp", "-al", source, images], capture_output=True, check=False).returncode:
+                output_of("cp", "-a", str(source), str(images))
 
     def leftovers(self) -> list[str]:
         found = [str(path) for part in ("guests", "names", "addresses") for path in self.place(part)]
         found += [str(path) for path in self.runtime_root.glob("*")]
-        found += host_leftovers(str(self.directory), self.bridge)
+        if not found:
+            with suppress(FileNotFoundError):
+                self.runtime_root.rmdir()
+        found += self.leftover_of_host()
         return found + sorted(self._empty_cgroups() - self._cgroups_before)
 
+    def leftover_of_host(self) -> list[str]:
+        """Mounts of root file systems, links, rules and processes."""
+        return host_leftovers(f"{self.directory}/guests", self.bridge)
+
     def place(self, part: str) -> list[Path]:
-        return list((self.directory / part).glob("*"))
+        """What is kept there; what is half made or half removed begins with a dot."""
+        return list((self.directory / part).glob("[!.]*"))
 
     @staticmethod
     def _empty_cgroups() -> set[str]:

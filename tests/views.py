@@ -6,6 +6,7 @@ from docker_view import DockerView
 from engine_view import EngineView
 from native_view import NativeView
 
+# Libvirt: LibvirtView, from libvirt_view.py, in this list.
 VIEWS: dict[str, type[EngineView]] = {view.name: view for view in (DockerView, NativeView)}
 
 #: those that the main line runs on, and those that every test runs on that does not name its own

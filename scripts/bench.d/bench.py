@@ -98,6 +98,12 @@ class Bench:
         self.say("mounting nfio on Native")
         return Mounted(self.directory / "native", self._stack, "Native")
 
+    @cached_property
+    def libvirt(self) -> Mounted:
+        """Libvirt, with nothing defined."""
+        self.say("mounting nfio on Libvirt")
+        return Mounted(self.directory / "libvirt", self._stack, "Libvirt")
+
     def firewall_config(self) -> Path:
         """The files that a firewall sees in its configuration directory."""
         instance = self.native.make("firewall", "config")

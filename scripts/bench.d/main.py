@@ -14,12 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import docker_rows
+import libvirt_rows
 import native_rows
 from bench import Bench, Row
 from rich.console import Console
 from rich.table import Table
 
-ROWS = {**docker_rows.ROWS, **native_rows.ROWS}
+ROWS = {**docker_rows.ROWS, **native_rows.ROWS, **libvirt_rows.ROWS}
 
 
 def parse() -> argparse.Namespace:

@@ -36,6 +36,28 @@ def driver(subject: Subject) -> Iterator[HypervisorBase]:
         subject.end()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is asked of containers where guests are machines, and the other way round."""
+    left_out = []
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("subject")
+        if name in SUBJECTS:
+            foreign = "machines" if SUBJECTS[name].shares_kernel else "containers"
+            if item.get_closest_marker(foreign):
+                left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def shared(subject: Subject, driver: HypervisorBase) -> Iterator[str]:
+    """A guest that runs, for tests that leave it as it is: starting one takes a machine seconds."""
+    made = Guests(subject, driver)
+    yield made.run()
+    made.remove()
+
+
 @pytest.fixture
 def guests(subject: Subject, driver: HypervisorBase) -> Iterator[Guests]:
     made = Guests(subject, driver)

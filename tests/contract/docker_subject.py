@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 import engine as engines
-from subject import Subject
+from subject import Hung, Subject
 
 
 class DockerSubject(Subject):
@@ -17,6 +21,23 @@ class DockerSubject(Subject):
     ended = "exited"
     fixtures = ("docker", "images")
     nowhere: ClassVar[dict[str, str]] = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+
+    @contextmanager
+    def hung(self, directory: Path, vnf_id: str) -> Iterator[Hung]:
+        engine = engines.PrivateEngine(directory / "engine")
+        before = os.environ.get("DOCKER_HOST")
+        try:
+            engine.start()
+            os.environ["DOCKER_HOST"] = engine.url
+            driver = self.driver(timeout_s=2.0)
+            driver.list_guests("", "root")  # it is connected
+            engine.hang()
+            yield Hung(driver, lambda: driver.list_guests("", "root"), engine.go_on)
+        finally:
+            os.environ.pop("DOCKER_HOST", None)
+            if before is not None:
+                os.environ["DOCKER_HOST"] = before
+            engine.remove()
 
     def root_file_system(self) -> dict[str, bytes]:
         container = engines.docker("create", "nfio/firewall", "/bin/true")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 from probes import need
-from subject import PROGRAMS, SHELL, Subject
+from subject import PROGRAMS, SHELL, Hung, Subject
 
 from hypervisor.hypervisor_base import HypervisorBase
 from hypervisor.libvirt_network import BRIDGE, NETWORK
@@ -48,8 +51,23 @@ class LibvirtSubject(Subject):
     name = "Libvirt"
     ended = "shut off"
     shares_kernel = False
+    little_memory = 96 << 20
+    at_once = 2
     fixtures = ()
     nowhere: ClassVar[dict[str, str]] = {"NFIO_LIBVIRT_URI": "qemu+unix:///system?socket=/nonexistent/socket"}
+
+    @contextmanager
+    def hung(self, directory: Path, vnf_id: str) -> Iterator[Hung]:
+        pidfile = Path("/run/nfio-libvirtd.pid")
+        need("libvirt", pidfile.exists(), "libvirtd was not started by scripts/libvirt-engine")
+        pid = int(pidfile.read_text())
+        driver = self.driver(timeout_s=2.0)
+        driver.ping("")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield Hung(driver, lambda: driver.list_guests("", "root"), lambda: os.kill(pid, signal.SIGCONT))
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def root_file_system(self) -> dict[str, bytes]:
         need("libvirt", answers(), "no libvirtd answers; scripts/libvirt-engine start starts one")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 from mount import NFIO
-from subject import Subject
+from subject import Hung, Subject
+
+from hypervisor.native_store import NativeStore
 
 DIRECTORY = Path("/var/lib/nfio/native")
 BRIDGE = "nfiocontract"
@@ -42,6 +47,23 @@ class NativeSubject(Subject):
         finally:
             del os.environ["NFIO_NATIVE_DIR"], os.environ["NFIO_NATIVE_BRIDGE"]
 
+    @contextmanager
+    def hung(self, directory: Path, vnf_id: str) -> Iterator[Hung]:
+        """An OCI runtime that waits as long as a file is there, then is the real one."""
+        stopped, program = directory / "stopped", directory / "runc"
+        program.write_text(
+            f'#!/bin/sh\nwhile [ -e {stopped} ]; do sleep 0.05; done\nexec {shutil.which("runc")} "$@"\n'
+        )
+        program.chmod(0o755)
+        os.environ["NFIO_NATIVE_RUNTIME"] = str(program)
+        try:
+            driver = self.driver(timeout_s=2.0)
+            stopped.touch()
+            yield Hung(driver, lambda: driver.start("", vnf_id), stopped.unlink)
+        finally:
+            stopped.unlink(missing_ok=True)
+            del os.environ["NFIO_NATIVE_RUNTIME"]
+
     def leftovers(self) -> list[str]:
         found = [str(path) for path in self.directory.glob("guests/*")]
         found += [
@@ -52,7 +74,7 @@ class NativeSubject(Subject):
         found += [name for name in os.listdir("/sys/class/net") if name == BRIDGE]
         rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
         found += [line for line in rules.stdout.splitlines() if BRIDGE in line]
-        found += [str(path) for path in Path("/run/nfio").glob("native-*/*")]
+        found += [str(path) for path in NativeStore(self.directory).runtime_root.glob("*")]
         return found
 
     def _guests(self) -> dict[str, Path]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import tarfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from hypervisor.hypervisor_base import HypervisorBase
 from hypervisor.hypervisor_factory import DRIVERS
@@ -46,12 +48,32 @@ PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+class Hung(NamedTuple):
+    """An engine that is stopped.
+
+    Attributes:
+        driver: waits for two seconds.
+        call: asks the engine something; succeeds when it answers.
+        go_on: lets the engine go on.
+    """
+
+    driver: HypervisorBase
+    call: Callable[[], object]
+    go_on: Callable[[], None]
+
+
 class Subject(ABC):
     """One driver and its engine, as they are without nfio."""
 
     name: str
     #: the engine's word for a guest that has ended
     ended: str
+    #: its guests are containers: this host's kernel sees their processes and holds their limits
+    shares_kernel = True
+    #: the least memory that a guest can run with, roughly
+    little_memory = 16 << 20
+    #: how many guests this machine starts at once within a test's time
+    at_once = 8
     #: fixtures that skip, or fail where it is required, if this machine cannot run it
     fixtures: tuple[str, ...]
     #: an environment in which nobody answers where the driver expects its engine
@@ -68,6 +90,14 @@ class Subject(ABC):
     def leftovers(self) -> list[str]:
         """What of the suite is still on this machine once all its guests are gone."""
         return [name for name in self.names() if "contract" in name]
+
+    @abstractmethod
+    def hung(self, directory: Path, vnf_id: str) -> AbstractContextManager[Hung]:
+        """Stop the engine; at the end of the body at the latest it goes on.
+
+        Args:
+            vnf_id: a deployed guest that does not run.
+        """
 
     @abstractmethod
     def root_file_system(self) -> dict[str, bytes]:

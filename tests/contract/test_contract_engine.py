@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gc
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guests import HOST
+from engine import wait_until
+from guests import HOST, Guests
 from subjects import PROGRAMS, Subject
 
 from hypervisor.hypervisor_base import HypervisorBase, Resources
-from hypervisor.hypervisor_return_codes import ReturnCode
-from nfio.errors import HypervisorUnreachable
+from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
+from nfio.errors import HypervisorError, HypervisorTimeout, HypervisorUnreachable
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -95,3 +97,26 @@ def test_check_says_what_mends_an_engine_that_is_not_there(unreachable: Hypervis
 
 def test_making_a_driver_speaks_to_no_engine(unreachable: HypervisorBase) -> None:
     assert unreachable.timeout_s > 0
+
+
+def test_an_engine_that_hangs_is_given_up_in_time_and_used_again_when_it_goes_on(
+    subject: Subject, guests: Guests, directory: Path
+) -> None:
+    vnf_id = guests.deploy()
+    with subject.hung(directory, vnf_id) as hung:
+        begun = time.monotonic()
+        with pytest.raises((HypervisorTimeout, HypervisorUnreachable)):
+            hung.call()
+        assert time.monotonic() - begun < 4 * hung.driver.timeout_s
+        hung.go_on()
+        wait_until(lambda: _succeeds(hung.call), 30, "the engine is used again")
+    assert guests.driver.start(HOST, vnf_id) is SUCCESS
+    assert len(guests.ids()) == 1
+
+
+def _succeeds(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except HypervisorError:
+        return False
+    return True

@@ -19,6 +19,7 @@ def of_process(pid: int, key: str) -> str:
     return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{key}:"))
 
 
+@pytest.mark.containers
 @pytest.mark.parametrize("names", [(), ("NET_ADMIN",), ("NET_ADMIN", "NET_RAW")], ids=str)
 def test_a_guest_has_the_declared_capabilities_and_no_others(guests: Guests, names: tuple[str, ...]) -> None:
     pid = guests.pid(guests.run(capabilities=names))
@@ -27,6 +28,7 @@ def test_a_guest_has_the_declared_capabilities_and_no_others(guests: Guests, nam
         assert int(of_process(pid, kind), 16) == wanted, kind
 
 
+@pytest.mark.containers
 def test_commands_in_a_guest_have_no_more_than_the_guest(driver: HypervisorBase, guests: Guests) -> None:
     vnf_id = guests.run(capabilities=("NET_ADMIN",))
     text = driver.execute_in_guest(HOST, vnf_id, ["cat", "/proc/self/status"]).output.decode()
@@ -35,6 +37,7 @@ def test_commands_in_a_guest_have_no_more_than_the_guest(driver: HypervisorBase,
     assert int(found["NoNewPrivs"]) == 1
 
 
+@pytest.mark.containers
 def test_a_guest_is_never_privileged_and_gains_no_privileges(subject: Subject, guests: Guests) -> None:
     vnf_id = guests.run(capabilities=("NET_ADMIN",))
     assert not subject.is_privileged(vnf_id)
@@ -45,6 +48,7 @@ def test_a_guest_is_never_privileged_and_gains_no_privileges(subject: Subject, g
         assert Path(f"/proc/{pid}/ns/{kind}").readlink() != Path(f"/proc/self/ns/{kind}").readlink()
 
 
+@pytest.mark.containers
 def test_a_guest_runs_as_the_user_that_its_type_names(driver: HypervisorBase, guests: Guests) -> None:
     vnf_id = guests.run(user=33)
     pid = guests.pid(vnf_id)
@@ -82,11 +86,8 @@ def test_a_guest_sees_its_configuration_as_it_changes_and_cannot_write_it(
     assert (directory / "nf_conf").read_text() == "second\n"
 
 
-def test_a_guest_without_configuration_has_nothing_of_the_host(
-    driver: HypervisorBase, guests: Guests
-) -> None:
-    vnf_id = guests.run()
-    assert driver.execute_in_guest(HOST, vnf_id, ["test", "-e", f"{CONFIG_DIR}/nf_conf"]).exit_code == 1
+def test_a_guest_without_configuration_has_nothing_of_the_host(driver: HypervisorBase, shared: str) -> None:
+    assert driver.execute_in_guest(HOST, shared, ["test", "-e", f"{CONFIG_DIR}/nf_conf"]).exit_code == 1
 
 
 def test_what_is_written_in_a_guest_is_gone_with_it(
@@ -98,3 +99,14 @@ def test_what_is_written_in_a_guest_is_gone_with_it(
     assert driver.execute_in_guest(HOST, first, ["test", "-e", "/mark"]).exit_code == 0
     second = guests.run()
     assert driver.execute_in_guest(HOST, second, ["test", "-e", "/mark"]).exit_code == 1
+
+
+@pytest.mark.machines
+def test_a_machine_is_emulated_without_the_hosts_rights(
+    driver: HypervisorBase, subject: Subject, guests: Guests, shared: str
+) -> None:
+    assert not subject.is_privileged(shared)
+    vnf_id = guests.run(user=33)
+    script = "for p in /proc/[0-9]*; do grep -qs started $p/cmdline && sed -n 's/^Uid://p' $p/status; done"
+    found = driver.execute_in_guest(HOST, vnf_id, ["sh", "-c", script]).output.decode().split()
+    assert "33" in found

@@ -122,15 +122,17 @@ def test_deploy_leaves_nothing_where_the_engine_refuses_the_limits(
     assert guests.ids() == set() and "nfio-contract-tiny" not in subject.names()
 
 
-def test_many_threads_deploy_start_and_destroy_at_once(driver: HypervisorBase, guests: Guests) -> None:
+def test_many_threads_deploy_start_and_destroy_at_once(
+    driver: HypervisorBase, subject: Subject, guests: Guests
+) -> None:
     def live(_: int) -> str:
         vnf_id = guests.run()
         assert driver.inspect(HOST, vnf_id).phase is Phase.RUNNING
         driver.destroy(HOST, vnf_id)
         return vnf_id
 
-    with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(live, range(8)))) == 8
+    with ThreadPoolExecutor(subject.at_once) as pool:
+        assert len(set(pool.map(live, range(subject.at_once)))) == subject.at_once
     assert guests.ids() == set()
 
 
@@ -146,11 +148,10 @@ def test_start_returns_with_a_guest_that_runs(driver: HypervisorBase, guests: Gu
     assert status.pid is not None and status.address
 
 
-def test_starting_a_guest_that_runs_changes_nothing(driver: HypervisorBase, guests: Guests) -> None:
-    vnf_id = guests.run()
-    before = driver.inspect(HOST, vnf_id)
-    assert driver.start(HOST, vnf_id) is SUCCESS
-    assert driver.inspect(HOST, vnf_id) == before
+def test_starting_a_guest_that_runs_changes_nothing(driver: HypervisorBase, shared: str) -> None:
+    before = driver.inspect(HOST, shared)
+    assert driver.start(HOST, shared) is SUCCESS
+    assert driver.inspect(HOST, shared) == before
 
 
 def test_start_waits_for_the_guests_own_word_that_it_serves(driver: HypervisorBase, guests: Guests) -> None:
@@ -210,8 +211,8 @@ def test_stop_ends_a_guest_that_does_not_listen(
     assert (status.phase, status.exit_code) == (Phase.EXITED, 137)
 
 
-def test_pause_and_unpause(driver: HypervisorBase, guests: Guests) -> None:
-    vnf_id = guests.run()
+def test_pause_and_unpause(driver: HypervisorBase, guests: Guests, shared: str) -> None:
+    vnf_id = shared
     pid = guests.pid(vnf_id)
     assert driver.pause(HOST, vnf_id) is SUCCESS
     status = driver.inspect(HOST, vnf_id)
@@ -235,39 +236,34 @@ def test_moves_from_a_phase_that_has_none_are_refused(driver: HypervisorBase, gu
         with pytest.raises(HypervisorError):
             move(HOST, vnf_id)
     assert driver.inspect(HOST, vnf_id).phase is Phase.PAUSED
-
-
-@pytest.mark.parametrize("phase", ["never started", "running", "paused", "stopped", "killed"])
-def test_restart_runs_a_guest_from_wherever_it_was(
-    driver: HypervisorBase, subject: Subject, guests: Guests, phase: str
-) -> None:
-    vnf_id = guests.deploy()
-    before = None
-    if phase != "never started":
-        driver.start(HOST, vnf_id)
-        before = guests.pid(vnf_id)
-    if phase == "paused":
-        driver.pause(HOST, vnf_id)
-    elif phase == "stopped":
-        driver.stop(HOST, vnf_id)
-    elif phase == "killed":
-        subject.kill(vnf_id)
-    assert driver.restart(HOST, vnf_id) is SUCCESS
-    assert driver.inspect(HOST, vnf_id).phase is Phase.RUNNING
-    assert guests.pid(vnf_id) != before
-
-
-def test_stop_ends_a_paused_guest(driver: HypervisorBase, guests: Guests) -> None:
-    vnf_id = guests.run()
-    driver.pause(HOST, vnf_id)
     assert driver.stop(HOST, vnf_id) is SUCCESS
     assert driver.inspect(HOST, vnf_id).phase is Phase.EXITED
+
+
+def test_restart_runs_a_guest_from_wherever_it_was(
+    driver: HypervisorBase, subject: Subject, guests: Guests
+) -> None:
+    vnf_id = guests.deploy()
+    brought_there = {
+        "never started": lambda: None,
+        "running": lambda: None,
+        "paused": lambda: driver.pause(HOST, vnf_id),
+        "stopped": lambda: driver.stop(HOST, vnf_id),
+        "killed": lambda: subject.kill(vnf_id),
+    }
+    before = None
+    for phase, bring in brought_there.items():
+        bring()
+        assert driver.restart(HOST, vnf_id) is SUCCESS, phase
+        assert driver.inspect(HOST, vnf_id).phase is Phase.RUNNING, phase
+        assert guests.pid(vnf_id) != before, phase
+        before = guests.pid(vnf_id)
 
 
 # -- the end --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", ["never started", "running", "paused", "stopped"])
+@pytest.mark.parametrize("phase", ["never started", "paused", "stopped"])
 def test_destroy_removes_a_guest_whatever_it_does(driver: HypervisorBase, guests: Guests, phase: str) -> None:
     vnf_id = guests.deploy()
     if phase != "never started":

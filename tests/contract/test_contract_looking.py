@@ -22,8 +22,8 @@ from nfio.errors import HypervisorError, HypervisorTimeout, NfioError
 # -- commands -------------------------------------------------------------------------------
 
 
-def test_a_command_gives_its_exit_code_and_all_it_wrote(driver: HypervisorBase, guests: Guests) -> None:
-    vnf_id = guests.run()
+def test_a_command_gives_its_exit_code_and_all_it_wrote(driver: HypervisorBase, shared: str) -> None:
+    vnf_id = shared
     for script, code, output in (
         ("true", 0, b""),
         ("echo out; exit 3", 3, b"out\n"),
@@ -35,27 +35,27 @@ def test_a_command_gives_its_exit_code_and_all_it_wrote(driver: HypervisorBase, 
         assert (result.exit_code, result.output) == (code, output), script
 
 
-def test_a_command_gives_stdout_and_stderr_together(driver: HypervisorBase, guests: Guests) -> None:
+def test_a_command_gives_stdout_and_stderr_together(driver: HypervisorBase, shared: str) -> None:
     script = "echo one; sleep 0.1; echo two >&2; sleep 0.1; echo three"
-    result = driver.execute_in_guest(HOST, guests.run(), ["sh", "-c", script])
+    result = driver.execute_in_guest(HOST, shared, ["sh", "-c", script])
     assert result.output == b"one\ntwo\nthree\n"
 
 
-def test_a_command_is_a_list_of_arguments_and_no_shell_line(driver: HypervisorBase, guests: Guests) -> None:
+def test_a_command_is_a_list_of_arguments_and_no_shell_line(driver: HypervisorBase, shared: str) -> None:
     words = "a b; exit 7 $(id) 'c' \"d\" ✓ *"
-    result = driver.execute_in_guest(HOST, guests.run(), ["echo", words])
+    result = driver.execute_in_guest(HOST, shared, ["echo", words])
     assert (result.exit_code, result.output.decode()) == (0, f"{words}\n")
 
 
-def test_a_command_gives_a_mebibyte_of_output_whole(driver: HypervisorBase, guests: Guests) -> None:
+def test_a_command_gives_a_mebibyte_of_output_whole(driver: HypervisorBase, shared: str) -> None:
     script = "head -c 1048576 /dev/zero | tr '\\0' x"
-    result = driver.execute_in_guest(HOST, guests.run(), ["sh", "-c", script])
+    result = driver.execute_in_guest(HOST, shared, ["sh", "-c", script])
     assert result.exit_code == 0
     assert result.output == b"x" * (1 << 20)
 
 
-def test_a_program_that_is_not_there_fails_in_words(driver: HypervisorBase, guests: Guests) -> None:
-    vnf_id = guests.run()
+def test_a_program_that_is_not_there_fails_in_words(driver: HypervisorBase, shared: str) -> None:
+    vnf_id = shared
     try:
         result = driver.execute_in_guest(HOST, vnf_id, ["there-is-none"])
     except HypervisorError as error:
@@ -88,9 +88,9 @@ def impatient(subject: Subject) -> HypervisorBase:
 
 @pytest.mark.parametrize("command", [["sleep", "98761"], ["sh", "-c", "sleep 98762; echo never"]], ids=str)
 def test_a_command_that_never_ends_is_given_up_and_ended(
-    impatient: HypervisorBase, guests: Guests, command: list[str]
+    impatient: HypervisorBase, shared: str, command: list[str]
 ) -> None:
-    vnf_id = guests.run()
+    vnf_id = shared
     begun = time.monotonic()
     with pytest.raises(HypervisorTimeout):
         impatient.execute_in_guest(HOST, vnf_id, command)
@@ -101,8 +101,8 @@ def test_a_command_that_never_ends_is_given_up_and_ended(
     assert impatient.execute_in_guest(HOST, vnf_id, ["echo", "still here"]).output == b"still here\n"
 
 
-def test_a_command_that_goes_on_writing_is_given_up_too(impatient: HypervisorBase, guests: Guests) -> None:
-    vnf_id = guests.run()
+def test_a_command_that_goes_on_writing_is_given_up_too(impatient: HypervisorBase, shared: str) -> None:
+    vnf_id = shared
     with pytest.raises(HypervisorTimeout):
         impatient.execute_in_guest(HOST, vnf_id, ["sh", "-c", "while :; do echo 98763; sleep 0.1; done"])
     wait_until(lambda: not processes_with("echo 98763"), what="the command's processes are gone")
@@ -146,6 +146,7 @@ def interface(pid: int) -> tuple[int, int, int, int]:
     return tuple(sum(int(row[i]) for row in columns) for i in (0, 8, 1, 9))  # type: ignore[return-value]
 
 
+@pytest.mark.containers
 def test_counters_are_those_of_the_guest_itself(driver: HypervisorBase, guests: Guests) -> None:
     vnf_id = guests.run()
     status = driver.inspect(HOST, vnf_id)
@@ -168,8 +169,28 @@ def test_counters_are_those_of_the_guest_itself(driver: HypervisorBase, guests: 
     assert usage.cpu_seconds > 0 and usage.memory_bytes > 0
 
 
-def test_usage_grows_with_what_a_guest_does(driver: HypervisorBase, guests: Guests) -> None:
-    vnf_id = guests.run()
+@pytest.mark.machines
+def test_counters_of_a_machine_grow_as_it_counts_itself(driver: HypervisorBase, shared: str) -> None:
+    def own() -> list[int]:
+        text = driver.execute_in_guest(HOST, shared, ["cat", "/proc/net/dev"]).output.decode()
+        columns = next(line.split(":")[1].split() for line in text.splitlines() if "eth0:" in line)
+        return [int(columns[i]) for i in (0, 8, 1, 9)]
+
+    def seen() -> list[int]:
+        links, _ = driver.counters(HOST, shared)
+        return [links.rx_bytes, links.tx_bytes, links.rx_packets, links.tx_packets]
+
+    # The tap also carried what came before the machine's kernel was there to count it.
+    before = [ours - theirs for ours, theirs in zip(seen(), own(), strict=True)]
+    address = driver.inspect(HOST, shared).address
+    ping = ["ping", "-q", "-c", "20", "-i", "0.05", "-s", "700", address]
+    assert subprocess.run(ping, capture_output=True, check=False).returncode == 0
+    wait_until(lambda: [a - b for a, b in zip(seen(), own(), strict=True)] == before, what="both agree")
+    assert seen()[2] >= 20
+
+
+def test_usage_grows_with_what_a_guest_does(driver: HypervisorBase, shared: str) -> None:
+    vnf_id = shared
     _, before = driver.counters(HOST, vnf_id)
     driver.execute_in_guest(HOST, vnf_id, ["sh", "-c", "i=0; while test $i -lt 100000; do i=$((i+1)); done"])
     _, after = driver.counters(HOST, vnf_id)

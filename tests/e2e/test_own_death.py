@@ -46,6 +46,8 @@ ON_THE_WAY = {
     # What is paused goes on to run before it can be stopped.
     "stop": {"RUNNING", "PAUSED", "CONFIGURED"},
     "rmdir": {"", "DEFINED", "CONFIGURED"},
+    # Without an engine it is ended first, and taken away then.
+    "destroy": {"RUNNING", "CONFIGURED", "DEFINED"},
 }
 #: of the files that clients write to, and what they hold after mkdir
 AT_FIRST = {"config/nf_conf": MIDDLEBOX.default_config, "config/notes": "", "machine/vm.memory": ""}
@@ -135,16 +137,22 @@ def check(nfio: Mount, expected: dict[str, Expected]) -> None:
             assert content in possible, f"{name}/{file}"
             instance.contents[file] = {content}
 
-    def agreed() -> bool:
-        states = states_by_uuid(nfio)
-        defined = {instance.uuid for instance in expected.values() if instance.states != {""}}
-        return set(states) <= defined and all(
-            nfio.vnf("firewall", name).state == states.get(instance.uuid, "DEFINED")
-            for name, instance in expected.items()
-            if instance.uuid
-        )
+    defined = {instance.uuid: name for name, instance in expected.items() if instance.states != {""}}
 
-    wait_until(agreed, SETTLED_S, "states agree with the engine, and no guest is left over")
+    def differences() -> list[str]:
+        states = states_by_uuid(nfio)
+        found = [f"{uuid} is left over" for uuid in set(states) - set(defined)]
+        for uuid, name in defined.items():
+            shown, is_ = nfio.vnf("firewall", name).state if uuid else "", states.get(uuid, "DEFINED")
+            if uuid and shown != is_:
+                why = nfio.vnf("firewall", name).error
+                found.append(f"{name} is said to be {shown} ({why}) and is {is_}: {expected[name].states}")
+        return found
+
+    try:
+        wait_until(lambda: not differences(), SETTLED_S)
+    except AssertionError:
+        raise AssertionError(f"{differences()}") from None
     for name, instance in expected.items():
         if instance.uuid:
             vnf = nfio.vnf("firewall", name)

@@ -9,11 +9,13 @@ import errno
 import importlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from hypervisor.hypervisor_base import BootOptions
+from hypervisor.hypervisor_factory import DRIVERS
 from middleboxes import Middlebox
 from nfio import cli, errors, metrics, states, values
 from nfio.modules import DEFAULT, ModuleRoot, resolve
@@ -23,6 +25,8 @@ REPO = Path(__file__).parents[2]
 DOCS = REPO / "docs"
 REFERENCE = DOCS / "reference"
 TYPES = ModuleRoot(resolve(DEFAULT)).types()
+#: words of capital letters that look like an errno
+NO_ERRNOS = {"END", "ENGINE", "ENGINES", "ERROR", "EXITED"}
 
 
 def pages() -> list[Path]:
@@ -91,8 +95,8 @@ def test_every_state_is_in_the_reference_with_its_number() -> None:
 
 def test_every_key_of_boot_conf_is_in_the_reference() -> None:
     rows = table(REFERENCE / "filesystem.md", "boot.conf")
-    keys = {field.name for field in dataclasses.fields(values.BootConfig)}
-    assert {row[0] for row in rows} == keys
+    keys = {field.name for kind in (values.BootConfig, BootOptions) for field in dataclasses.fields(kind)}
+    assert {row[0] for row in rows} == keys - {"options"}
 
 
 def error_classes(base: type[errors.NfioError] = errors.NfioError) -> Iterator[type[errors.NfioError]]:
@@ -117,7 +121,7 @@ def test_every_errno_of_the_errors_is_in_the_table_of_symptoms_or_plain_unix() -
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(REPO)))
 def test_no_page_names_an_errno_that_does_not_exist(page: Path) -> None:
-    named = set(re.findall(r"\bE[A-Z]{3,}\b", page.read_text())) - {"END", "ERROR", "EXITED"}
+    named = set(re.findall(r"\bE[A-Z]{3,}\b", page.read_text())) - NO_ERRNOS
     assert {name for name in named if not name.startswith("EX")} <= {*errno.errorcode.values(), "EOPNOTSUPP"}
 
 
@@ -145,12 +149,29 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     assert set(re.findall(r"`(--?[a-z][a-z-]*)", page.read_text())) == whole
 
 
+def variables_of(sources: Iterable[Path]) -> set[str]:
+    """Environment variables that modules read."""
+    found = (re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', source.read_text()) for source in sources)
+    return {name for names in found for name in names}
+
+
 def test_every_environment_variable_is_in_the_reference() -> None:
-    sources = [*REPO.glob("nfio/*.py"), *REPO.glob("hypervisor/*.py"), REPO / "tests" / "probes.py"]
-    used = set()
-    for source in sources:
-        used |= set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', source.read_text()))
+    used = variables_of(
+        [*REPO.glob("nfio/*.py"), *REPO.glob("hypervisor/*.py"), REPO / "tests" / "probes.py"]
+    )
     assert {row[0] for row in table(REFERENCE / "command-line.md", "Environment")} == used
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_every_driver_has_a_page_with_its_settings(name: str) -> None:
+    page = REFERENCE / "hypervisors" / f"{name.lower()}.md"
+    used = variables_of(REPO.glob(f"hypervisor/{name.lower()}_*.py"))
+    assert {row[0] for row in table(page, "Settings")} == used
+
+
+def test_no_page_describes_a_driver_that_is_not_there() -> None:
+    pages = {page.stem for page in (REFERENCE / "hypervisors").glob("*.md")}
+    assert pages <= {name.lower() for name in DRIVERS}
 
 
 def test_every_metric_is_in_its_page() -> None:
