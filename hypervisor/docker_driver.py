@@ -52,6 +52,7 @@ from nfio.errors import (
     NfioError,
     NoSuchVnf,
     NotFound,
+    NotSupported,
 )
 
 #: An image with this label announces itself on its console (see READY_LINE).
@@ -122,7 +123,8 @@ class Docker(HypervisorBase):
             try:
                 made = client.create_container(name=name, **arguments)
             except APIError as refusal:
-                taken = refusal.status_code == HTTPStatus.CONFLICT and spec.uuid
+                conflict = refusal.status_code == HTTPStatus.CONFLICT or "already in use" in str(refusal)
+                taken = conflict and spec.uuid
                 holder = self._holder(client, name) if taken else None
                 if holder is None:
                     raise
@@ -272,7 +274,14 @@ class Docker(HypervisorBase):
             limits.setdefault("memswap_limit", limits["mem_limit"])
             limits.setdefault("cpu_period", CPU_PERIOD_US)
             limits.setdefault("cpu_quota", -1)
-            client.update_container(vnf_id, **limits)
+            try:
+                client.update_container(vnf_id, **limits)
+            except APIError as refusal:
+                if refusal.status_code == HTTPStatus.NOT_FOUND and "container" not in str(
+                    refusal.explanation
+                ):
+                    raise NotSupported("this engine cannot change limits of what is deployed") from refusal
+                raise
         return SUCCESS
 
     def execute_in_guest(self, host: str, vnf_id: str, cmd: list[str]) -> CommandResult:

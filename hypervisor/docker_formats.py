@@ -18,6 +18,7 @@ _PHASES = {
     "restarting": Phase.RUNNING,
     "paused": Phase.PAUSED,
     "exited": Phase.EXITED,
+    "stopped": Phase.EXITED,  # Podman, for a moment before it is exited
     "removing": Phase.BROKEN,
     "dead": Phase.BROKEN,
 }

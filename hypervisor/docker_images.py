@@ -33,7 +33,7 @@ def images_of(client: APIClient) -> list[ImageInfo]:
     """Every tagged image that the engine has."""
     return [
         ImageInfo(
-            name.removesuffix(":latest"),
+            name.removesuffix(":latest").removeprefix("docker.io/"),  # which Podman says of its own
             image["Size"],
             float(image["Created"]),
             (image["Labels"] or {}).get(RECIPE_LABEL, ""),

@@ -8,6 +8,9 @@ Conventions that hold for every method:
   engine's words. ``deploy`` alone answers with a code instead of raising, as nf.io's API says.
 * Every call ends within its deadline: HypervisorTimeout (ETIMEDOUT) when the engine was
   reached and did not answer, HypervisorUnreachable (EHOSTUNREACH) when it was not.
+* A method returns when its move is done: the next ``inspect`` shows it.
+* Guests, their labels, console logs and exit codes outlive this process. A new driver object
+  finds them by ``list_guests``.
 * Constructors do no I/O. Methods may be called from many threads at once.
 """
 
@@ -57,9 +60,11 @@ class GuestStatus:
         pid: first process as this host numbers it (of a machine: the one that emulates it); None
             if not running or on another host.
         address: the guest's own IP address; empty if it has none.
-        exit_code: of the first process, once it ended.
-        reason: the engine's words about a failure; empty if none.
-        links: this host's ends of its links; None: those that lead into the namespace of ``pid``.
+        exit_code: of the first process, once it ended, as a shell counts: 128 and the signal that
+            killed it. An end with 0 or 143 and without a reason is no error.
+        reason: the engine's words about a failure; empty if none. An end with one is an error.
+        links: this host's ends of its links; an empty tuple if it has none. None: those that lead
+            into the namespace of ``pid``.
         shares_kernel: whether ``pid`` lives in the guest's own network namespace, as a container's
             does. False for a machine: this host does not see what is inside.
     """
@@ -256,7 +261,8 @@ class HypervisorBase(ABC):
         A guest with the same uuid label that is already there is replaced. Where the name is
         held by another VNF of nfio's the new one gets a suffix from its uuid; where it is held
         by a stranger the engine's refusal is raised. It gets no capability but ``spec``'s and is
-        never privileged. Whatever fails, nothing is left behind.
+        never privileged. An image that is not there and a limit that cannot be set are refused
+        here (HypervisorError). Whatever fails, nothing is left behind.
         """
 
     @abstractmethod
@@ -267,7 +273,9 @@ class HypervisorBase(ABC):
     def start(self, host: str, vnf_id: str) -> ReturnCode:
         """Start a guest that is not running.
 
-        Returns once it serves: where its image prints READY_LINE, after that line.
+        Returns once it serves: where its image has the label ``io.nfio.init``, after READY_LINE,
+        where lines of an earlier run do not count; else once its first process has lived for a
+        moment (0.2 s).
 
         Raises:
             ConfigurationRejected: it printed REJECTED_LINE; the message is what followed.
@@ -319,16 +327,25 @@ class HypervisorBase(ABC):
         """Yield what happens to guests with that root label, as it happens, without end.
 
         The first item is None: the subscription stands, and what is looked at from now on
-        misses nothing. Raises HypervisorUnreachable when the engine closes the stream.
+        misses nothing. Every change of phase and every guest made or removed is told within half
+        a second; one event too many does no harm. Raises HypervisorUnreachable when the engine
+        closes the stream.
         """
 
     @abstractmethod
     def ping(self, host: str) -> None:
-        """Return if the engine answers; raise HypervisorUnreachable or HypervisorTimeout."""
+        """Return if the engine answers; raise HypervisorUnreachable or HypervisorTimeout.
+
+        It is called every second: it is cheap. Every other method that speaks to the engine fails
+        as this one does.
+        """
 
     @abstractmethod
     def console_log(self, host: str, vnf_id: str, limit_bytes: int) -> bytes:
-        """The last part of what the guest wrote on its console."""
+        """The last part of what the guest wrote on its console.
+
+        Kept when it is stopped and started, gone with ``destroy``; empty if it was never started.
+        """
 
     @abstractmethod
     def scale(self, host: str, vnf_id: str, resources: Resources) -> ReturnCode:
@@ -336,7 +353,10 @@ class HypervisorBase(ABC):
 
     @abstractmethod
     def push_config(self, host: str, vnf_id: str, config_dir: Path) -> None:
-        """Make the guest see the present files of ``config_dir``."""
+        """Make the guest see the present files of ``config_dir``.
+
+        Each appears whole, every user of the guest can read it, and those that are gone go.
+        """
 
     @abstractmethod
     def is_local(self, host: str) -> bool:

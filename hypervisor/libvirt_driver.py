@@ -50,8 +50,6 @@ from nfio.errors import HypervisorError, HypervisorTimeout, NetworkDown, NoSuchV
 
 #: a daemon that takes longer to say that it is there is taken for hung
 PING_TIMEOUT_S = 2.0
-#: a machine takes seconds to come up where QEMU emulates its CPU, and more on a busy host
-BOOT_TIMEOUT_S = 60.0
 #: a machine that does not announce itself and ends within this time was not started
 EARLY_DEATH_S = 0.2
 _POLL_S = 0.02
@@ -63,6 +61,8 @@ _KVM_PREFIX = (0x52, 0x54, 0x00)
 class Libvirt(HypervisorBase):
     """Hypervisor driver for libvirt. This class provides methods for managing QEMU domains."""
 
+    #: a machine takes seconds to come up where QEMU emulates its CPU, and more on a busy host
+    start_timeout_s = 60.0
     image_packages = ("linux-image-cloud-amd64", "kmod", "qemu-guest-agent")
 
     def __init__(self) -> None:
@@ -238,10 +238,9 @@ class Libvirt(HypervisorBase):
             self._await_start(domain, mark, run)
         return SUCCESS
 
-    @staticmethod
-    def _await_start(domain: Any, mark: Mark, run: Run) -> None:
+    def _await_start(self, domain: Any, mark: Mark, run: Run) -> None:
         begun = time.monotonic()
-        while time.monotonic() - begun < BOOT_TIMEOUT_S:
+        while time.monotonic() - begun < self.start_timeout_s:
             if is_gone(domain):
                 raise run.failure()
             if not mark.ours and time.monotonic() - begun > EARLY_DEATH_S:
@@ -249,7 +248,7 @@ class Libvirt(HypervisorBase):
             if mark.ours and (run.is_ready() if mark.announces else run.has_begun(EARLY_DEATH_S)):
                 return
             time.sleep(_POLL_S)
-        raise HypervisorTimeout(f"it started and did not report within {BOOT_TIMEOUT_S:g} s")
+        raise HypervisorTimeout(f"it started and did not report within {self.start_timeout_s:g} s")
 
     def restart(self, host: str, vnf_id: str) -> ReturnCode:
         """Restarts a domain."""

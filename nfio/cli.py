@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from hypervisor.hypervisor_factory import DRIVERS
 from nfio import __version__
 from nfio.errors import InvalidValue, NfioError
 
-HYPERVISORS = ("Docker", "Libvirt", "Native")
+HYPERVISORS = tuple(sorted(DRIVERS))
 
 _EXAMPLES = """\
 A first session:

@@ -24,8 +24,9 @@ from engine_view import EngineView
 from mount import Mount
 from probes import need
 
-#: pages whose commands are those of Docker too
+#: pages whose commands are those of one engine too
 on_docker = pytest.mark.engines("Docker")
+on_native = pytest.mark.engines("Native")
 
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -105,15 +106,20 @@ def as_said(command: Command, output: str) -> bool:
 def follow(page: str, mount: Mount, directory: Path, **places: str) -> None:
     """Do what a page says, with its example places and its engine replaced by the test's own."""
     text = (DOCS / page).read_text()
+    store = "/var/lib/nfio/native"
     replaced = {
+        store: mount.engine.variables.get("NFIO_NATIVE_DIR", store),  # before what it begins with
         "/var/lib/nfio": str(mount.root),
         "/mnt/nfio": str(mount.path),
-        "$ nfio image build": f"$ nfio image build --for {mount.engine.probe}",
+        "--for native": f"--for {mount.engine.probe}",
+        "--hypervisor Native": f"--hypervisor {mount.engine.name}",
         **places,
     }
     for example, own in replaced.items():
         text = text.replace(example, own)
-    text = re.sub(r"nfio mount (?!ROOT)", f"nfio mount --hypervisor {mount.engine.name} ", text)
+    # Pages that name no engine are followed on each.
+    text = re.sub(r"(nfio image build) (?!.*--for)", rf"\1 --for {mount.engine.probe} ", text)
+    text = re.sub(r"(nfio mount) (?!ROOT|.*--hypervisor)", rf"\1 --hypervisor {mount.engine.name} ", text)
     parsed = parse(text)
     assert parsed.commands
     for name, content in parsed.files.items():
@@ -165,7 +171,7 @@ def test_the_session_of_the_readme_does_what_it_says(fresh: Mount, work: Path) -
     follow("../README.md", fresh, work)
 
 
-@on_docker
+@on_native
 def test_the_tutorial_does_what_it_says(fresh: Mount, work: Path) -> None:
     need("tools", shutil.which("curl") is not None, "curl is not installed")
     follow("tutorial.md", fresh, work)
