@@ -318,7 +318,8 @@ class Native(HypervisorBase):
     def _exit_code(self, vnf_id: str) -> int | None:
         """How its first process ended; None if nobody was there to see it."""
         place = self.store.path(vnf_id) / "exit" / vnf_id
-        if not place.exists() and not self._is_watched(vnf_id):
+        watched = self._is_watched(vnf_id)  # first: it writes the code, and ends then
+        if not watched and not place.exists():
             return None
         deadline = time.monotonic() + _EXIT_CODE_S
         while True:

@@ -9,9 +9,11 @@ import os
 import re
 import resource
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 LOG_LIMIT_BYTES = 4 << 20
 READY_TIMEOUT_S = 30.0
 UNMOUNT_TIMEOUT_S = 30.0
+#: how long the kernel may take to tell the serving process that it is unmounted
+_TOLD_AFTER_S = 1.0
 _FSTYPE = "fuse.nfio"
 
 
@@ -237,16 +241,27 @@ def umount(mountpoint: str) -> None:
 
 
 def _await_release(lock: Path) -> None:
-    """Wait until the serving process has let go of its root, so that it can be mounted again."""
-    deadline = time.monotonic() + UNMOUNT_TIMEOUT_S
+    """Wait until the serving process has let go of its root, so that it can be mounted again.
+
+    A process with a mount namespace of its own, a machine's QEMU for one, may have a copy of the
+    mount, and the kernel does not tell nfio that it is unmounted as long as there is one. So it
+    is told here.
+    """
+    begun = time.monotonic()
+    told = False
     with lock.open() as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - begun
+                if waited > UNMOUNT_TIMEOUT_S:
                     raise Busy(f"{lock.parent.parent} is unmounted, but its process goes on") from None
+                if waited > _TOLD_AFTER_S and not told:
+                    told = True
+                    with suppress(OSError, ValueError, IndexError):  # it ends just now
+                        os.kill(int(lock.read_text().split()[-1]), signal.SIGTERM)
                 time.sleep(0.01)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from docker_view import DockerView
 from engine_view import EngineView
+from libvirt_view import LibvirtView
 from native_view import NativeView
 
-# Libvirt: LibvirtView, from libvirt_view.py, in this list.
-VIEWS: dict[str, type[EngineView]] = {view.name: view for view in (DockerView, NativeView)}
+VIEWS: dict[str, type[EngineView]] = {view.name: view for view in (DockerView, NativeView, LibvirtView)}
 
 #: those that the main line runs on, and those that every test runs on that does not name its own
 MAIN_LINE = tuple(VIEWS)
-WHOLE_SUITE = tuple(name for name, view in VIEWS.items() if view.whole_suite)
+CONTAINERS = WHOLE_SUITE = tuple(name for name, view in VIEWS.items() if view.whole_suite)
