@@ -21,7 +21,7 @@ from views import MAIN_LINE
 
 from middleboxes.firewall import MIDDLEBOX
 
-ROUNDS = 10
+ROUNDS = 6
 CLIENTS = 2
 NEW_INSTANCES = 5  # of each round: 50 in all
 LONGEST_ROUND_S = 4.0
