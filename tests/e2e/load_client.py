@@ -28,6 +28,9 @@ TOP = ("metrics/nfio.prom", "events", "version")
 WORDS = ("activate", "start", "pause", "resume", "stop", "restart", "reload", "destroy", "deploy")
 STATES = ("RUNNING", "RUNNING", "RUNNING", "PAUSED", "CONFIGURED", "DEFINED")
 
+#: how long a file may be out of sight while another is moved over it
+REPLACED_S = 2.0
+
 
 class Client:
     def __init__(self, mountpoint: Path, seed: int) -> None:
@@ -57,16 +60,22 @@ class Client:
         """Carry out one operation; an errno that is not allowed for it is written down.
 
         libfuse 2 finds a file by its name once more when it is opened, and does not if it was
-        renamed over between the kernel's look and its own: ``again`` tries once more after that.
+        renamed over since the kernel looked: until whoever renamed it runs again, which takes a
+        while on a busy machine. ``again`` tries for that long.
         """
+        deadline = time.monotonic() + REPLACED_S
         try:
-            call()
+            while True:
+                try:
+                    call()
+                    break
+                except FileNotFoundError:
+                    if not again or time.monotonic() > deadline:
+                        raise
+                    self.counts[f"{what} while it was replaced"] += 1
+                    time.sleep(0.01)
             name = "ok"
         except OSError as error:
-            if again and error.errno == errno.ENOENT:
-                self.counts[f"{what} while it was replaced"] += 1
-                self.attempt(what, call, *allowed)
-                return
             name = errno.errorcode.get(error.errno or 0, str(error.errno))
             if name not in allowed and len(self.wrong) < 20:
                 self.wrong.append(f"{what}: {error}")
