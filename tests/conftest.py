@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import engine as engines
+import libvirt_view
+import native_view
 import pytest
 from engine_view import EngineView
 from mount import NFIO, Mount
-from native_view import MACHINES_OWN, NativeView
+from native_view import NativeView
 from probes import need
 from views import VIEWS, WHOLE_SUITE
 
@@ -76,7 +78,11 @@ def build(probe: str) -> None:
         wanted |= {view.name.lower() for view in VIEWS.values() if not view().missing()} & set(_CONTAINERS)
     command = [*NFIO, "image", "build", "firewall", "web", "--for", ",".join(sorted(wanted))]
     # Wherever tests keep their guests: the machine's own images are made once, and last.
-    environment = {**os.environ, "NFIO_NATIVE_DIR": str(MACHINES_OWN)}
+    environment = {
+        **os.environ,
+        "NFIO_NATIVE_DIR": str(native_view.MACHINES_OWN),
+        "NFIO_LIBVIRT_DIR": str(libvirt_view.MACHINES_OWN),
+    }
     subprocess.run(command, check=True, timeout=600, env=environment)
     _built.update(wanted)
 

@@ -11,6 +11,8 @@ from engine_view import EngineView, Seen, driver_of, make_by_driver, output_of
 
 URI = "qemu:///system"
 METADATA = "urn:nfio:vnf:1"
+#: where the images are built, as by any other `nfio image build`
+MACHINES_OWN = Path("/var/lib/nfio/libvirt")
 
 
 def virsh(*arguments: str, check: bool = True) -> str:
@@ -31,6 +33,10 @@ class LibvirtView(EngineView):
 
     def __init__(self) -> None:
         self._roots: set[str] = set()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"NFIO_LIBVIRT_DIR": str(MACHINES_OWN)}
 
     def missing(self) -> str:
         try:
