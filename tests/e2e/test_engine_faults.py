@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from docker_view import DockerView
 from engine import PrivateEngine, wait_until
+from faults import CALL_S, answers, look_around, orders_time_out, running
 from mount import Mount, Vnf, errno_of, seconds
 from probes import need
 
 pytestmark = pytest.mark.docker  # Native has no engine that could fail: see test_native_faults.py
 
-#: how long one call to the engine may take, and a margin for a busy machine
-CALL_S = 10
-MARGIN_S = 5
 #: a stopped engine is noticed by its closed event stream, a hung one by a ping that times out
 NOTICED_S = 15
 BACK_S = 10
@@ -52,14 +48,6 @@ def nfio(engine: PrivateEngine, directory: Path) -> Iterator[Mount]:
     mount.close()
 
 
-def running(nfio: Mount, *names: str) -> list[Vnf]:
-    vnfs = [nfio.make("firewall", name) for name in names]
-    for vnf in vnfs:
-        vnf.act("activate")
-        assert vnf.state == "RUNNING"
-    return vnfs
-
-
 def container_of(engine: PrivateEngine, vnf: Vnf) -> str:
     return engine.docker("ps", "-aq", "--no-trunc", "--filter", f"label=io.nfio.uuid={vnf.value('uuid')}")
 
@@ -72,31 +60,6 @@ def word_of(engine: PrivateEngine, vnf: Vnf) -> str:
     """Docker's own word for what it does with a VNF; empty if it has nothing of it."""
     container = container_of(engine, vnf)
     return engine.docker("inspect", "-f", "{{.State.Status}}", container) if container else ""
-
-
-def ping(address: str) -> None:
-    subprocess.run(
-        ["ping", "-q", "-c", "3", "-i", "0.01", "-W", "1", address], check=True, capture_output=True
-    )
-
-
-def look_around(nfio: Mount, vnf: Vnf) -> None:
-    """What must never wait for an engine: names, attributes, stored files, counters of what runs."""
-    for place in (nfio.path / "nf-types" / "firewall", vnf.path, vnf.path / "stats"):
-        for name in os.listdir(place):
-            os.stat(place / name)
-    for file in ("error", "uuid", "action", "config/nf_conf", "machine/vm.image", "machine/ip"):
-        vnf.read(file)
-    assert vnf.number("stats/rx_bytes") >= 0
-
-
-def slowest(call: Callable[[], object], until: Callable[[], bool]) -> float:
-    """Seconds of the slowest of many calls."""
-    worst = 0.0
-    while not until():
-        worst = max(worst, seconds(call))
-        time.sleep(0.01)
-    return worst
 
 
 def test_nfio_can_be_mounted_before_its_engine_is_started(engine: PrivateEngine, directory: Path) -> None:
@@ -133,7 +96,7 @@ def test_vnfs_go_on_and_are_counted_while_their_engine_is_stopped(
     wait_until(lambda: errno_of(lambda: survivor.read("state")) == "EHOSTUNREACH", NOTICED_S)
     assert errno_of(lambda: survivor.read("status")) == "EHOSTUNREACH"
     before = survivor.number("stats/rx_packets")
-    ping(address)
+    assert answers(address)
     assert survivor.number("stats/rx_packets") >= before + 3
     assert seconds(lambda: look_around(nfio, survivor)) < 1
 
@@ -169,26 +132,7 @@ def test_a_hung_engine_times_out_and_holds_up_nothing_else(engine: PrivateEngine
     victims_pid, served_by = pid_of(engine, victim), nfio.pid
     engine.hang()
 
-    results: dict[str, tuple[str, float]] = {}
-
-    def order(vnf: Vnf, word: str) -> None:
-        begun = time.monotonic()
-        number = errno_of(lambda: vnf.act(word))
-        results[word] = number, time.monotonic() - begun
-
-    orders = [
-        threading.Thread(target=order, args=arguments)
-        for arguments in ((idle, "activate"), (survivor, "stop"))
-    ]
-    for thread in orders:
-        thread.start()
-    worst = slowest(
-        lambda: look_around(nfio, survivor), until=lambda: not any(thread.is_alive() for thread in orders)
-    )
-    assert worst < 1
-    for number, took in results.values():
-        assert number == "ETIMEDOUT"
-        assert took < CALL_S + MARGIN_S
+    orders_time_out({idle: "activate", survivor: "stop"}, lambda: look_around(nfio, survivor))
     assert "does not answer" in idle.error and "does not answer" in survivor.error
     wait_until(lambda: errno_of(lambda: survivor.read("status")) == "ETIMEDOUT", NOTICED_S, "it is noticed")
     assert errno_of(lambda: survivor.read("state")) == "ETIMEDOUT"

@@ -6,22 +6,18 @@ import os
 import signal
 import subprocess
 import tarfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine import wait_until
 from engine_view import driver_of, output_of
-from mount import Mount, Vnf, errno_of, is_gone, seconds
+from faults import answers, look_around, orders_time_out, running
+from mount import Mount, errno_of, is_gone
 from native_view import NativeView
 
 pytestmark = pytest.mark.engines("Native")
 
-#: how long one call may take, and a margin for a busy machine
-CALL_S = 10
-MARGIN_S = 5
 #: a runtime that comes or goes is noticed by a look every second, a broken network every five
 NOTICED_S = 3
 MENDED_S = 15
@@ -68,29 +64,6 @@ def nfio(stocked: NativeView, runtime: Runtime, directory: Path) -> Iterator[Mou
 def native(nfio: Mount) -> NativeView:
     assert isinstance(nfio.engine, NativeView)
     return nfio.engine
-
-
-def running(nfio: Mount, *names: str) -> list[Vnf]:
-    vnfs = [nfio.make("firewall", name) for name in names]
-    for vnf in vnfs:
-        vnf.act("activate")
-        assert vnf.state == "RUNNING"
-    return vnfs
-
-
-def answers(address: str) -> bool:
-    command = ["ping", "-q", "-c", "3", "-i", "0.01", "-W", "1", address]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def look_around(nfio: Mount, vnf: Vnf) -> None:
-    """What must never wait for anybody: names, attributes, stored files, counters of what runs."""
-    for place in (nfio.path / "nf-types" / "firewall", vnf.path, vnf.path / "stats"):
-        for name in os.listdir(place):
-            os.stat(place / name)
-    for file in ("error", "uuid", "action", "config/nf_conf", "machine/vm.image", "state", "status"):
-        vnf.read(file)
-    assert vnf.number("stats/rx_bytes") >= 0
 
 
 def test_nfio_can_be_mounted_before_its_runtime_is_installed(nfio: Mount, runtime: Runtime) -> None:
@@ -146,27 +119,9 @@ def test_a_hung_runtime_times_out_and_holds_up_nothing_else(
     (survivor,) = running(nfio, "survivor")
     idle = nfio.make("firewall", "idle")
     runtime.hang()
-    results: dict[str, tuple[str, float]] = {}
-
-    def order(vnf: Vnf, word: str) -> None:
-        begun = time.monotonic()
-        number = errno_of(lambda: vnf.act(word))
-        results[word] = number, time.monotonic() - begun
-
-    orders = [
-        threading.Thread(target=order, args=arguments)
-        for arguments in ((idle, "activate"), (survivor, "pause"))
-    ]
-    for thread in orders:
-        thread.start()
-    worst = 0.0
-    while any(thread.is_alive() for thread in orders):
-        worst = max(worst, seconds(lambda: look_around(nfio, survivor)))
-        time.sleep(0.01)
-    assert worst < 1
-    for number, took in results.values():
-        assert number == "ETIMEDOUT"
-        assert took < CALL_S + MARGIN_S
+    orders_time_out(
+        {idle: "activate", survivor: "pause"}, lambda: look_around(nfio, survivor, "state", "status")
+    )
     assert "did not answer" in idle.error and "did not answer" in survivor.error
     assert answers(survivor.address)
 
