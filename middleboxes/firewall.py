@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from middleboxes import Guest, LiveFile, Middlebox, Recipe
+from middleboxes import Guest, LiveFile, Middlebox, Recipe, Settings
 
 TABLE = "nfio"
 RULESET = "nfio-ruleset.nft"
@@ -36,9 +36,9 @@ def counting_table(drops: int) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def render(drops: int) -> Mapping[str, str]:
+def render(settings: Settings) -> Mapping[str, str]:
     """The file that replaces all rules by those of nf_conf in one transaction."""
-    return {RULESET: f'flush ruleset\ninclude "/etc/nfio/nf_conf"\n{counting_table(drops)}'}
+    return {RULESET: f'flush ruleset\ninclude "/etc/nfio/nf_conf"\n{counting_table(settings.drops)}'}
 
 
 def count_drops(counters: Mapping[str, int]) -> int:
@@ -100,6 +100,6 @@ table inet filter {
 }
 """,
     render=render,
-    live={"rules": LiveFile(rules, "the ruleset as the kernel has it, with its counters (nft list ruleset)")},
+    files={"rules": LiveFile(rules, "the ruleset as the kernel has it, with its counters (nft list ruleset)")},
     drops=drops,
 )

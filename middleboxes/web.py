@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from middleboxes import Guest, LiveFile, Middlebox, Recipe
+from middleboxes import Guest, LiveFile, Middlebox, Recipe, Settings
 from nfio.errors import HypervisorError
 
 STATUS_PORT = 8099
@@ -30,7 +30,7 @@ done
 """
 
 
-def render(_drops: int) -> Mapping[str, str]:
+def render(_settings: Settings) -> Mapping[str, str]:
     """The server that answers nfio's questions, on the VNF's loopback only."""
     return {
         STATUS_FILE: f"server {{ listen 127.0.0.1:{STATUS_PORT}; access_log off; "
@@ -102,7 +102,7 @@ http {{
 }}
 """,
     render=render,
-    live={
+    files={
         "active_connections": LiveFile(
             status("active_connections"), "client connections open now (stub_status)"
         ),

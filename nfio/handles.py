@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from nfio import values
-from nfio.errors import AccessDenied
+from nfio.errors import AccessDenied, NetworkDown
 from nfio.instance_files import InstanceFiles
 from nfio.journal import Journal
 from nfio.tree import LIVE_SIZE
+from nfio.type_files import Own
 from nfio.vnf import Vnf
+
+#: how often it is looked whether a function has written more
+STREAM_LOOK_S = 0.1
 
 
 class Handle(ABC):
@@ -59,14 +63,17 @@ class OrderHandle(Handle):
     A reader of the same open file gets the answer to its own last write.
     """
 
-    def __init__(self, files: InstanceFiles, vnf: Vnf, file: str) -> None:
+    def __init__(self, files: InstanceFiles, vnf: Vnf, file: str, own: Own | None = None) -> None:
         self._files = files
         self._vnf = vnf
         self._file = file
+        self._own = own
         self._answer: bytes | None = None
         self._origin: int | None = None
 
     def read(self, length: int, offset: int) -> bytes:
+        if self._own is not None:
+            return b""
         if self._answer is None:
             self._answer = self._files.read(self._vnf, self._file)
             self._origin = 0
@@ -78,7 +85,7 @@ class OrderHandle(Handle):
     def write(self, data: bytes, offset: int) -> None:
         self._origin = None
         self._answer = b"" if self._file == "command" else None
-        self._files.order(self._vnf, self._file, data, self._keep)
+        self._files.order(self._vnf, self._file, data, self._keep, self._own)
 
     def _keep(self, answer: bytes) -> None:
         self._answer = answer
@@ -101,14 +108,22 @@ class ValueHandle(Handle):
     """
 
     def __init__(
-        self, files: InstanceFiles, vnf: Vnf, file: str, *, append: bool, settled: Callable[[bool], None]
+        self,
+        files: InstanceFiles,
+        vnf: Vnf,
+        file: str,
+        own: Own | None = None,
+        *,
+        append: bool,
+        settled: Callable[[bool], None],
     ) -> None:
         self._files = files
         self._vnf = vnf
         self._file = file
+        self._own = own
         self._append = append
         self._settled = settled
-        self._content = b"" if append and file not in values.LINES else vnf.value(file)
+        self._content = b"" if append and not files.has_lines(file, own) else files.value(vnf, file, own)
         self._truncated = False
 
     def read(self, length: int, offset: int) -> bytes:
@@ -120,7 +135,7 @@ class ValueHandle(Handle):
         before = self._content if offset else b""
         content = before[:offset].ljust(offset, b"\0") + data + before[offset + len(data) :]
         try:
-            self._files.set_value(self._vnf, self._file, content)
+            self._files.set_value(self._vnf, self._file, content, self._own)
         except BaseException:
             self._vnf.emptied.discard(self._file)
             self._truncated = False
@@ -137,12 +152,12 @@ class ValueHandle(Handle):
             self._truncated = True
         else:
             content = self._content[:length].ljust(length, b"\0")
-            self._files.set_value(self._vnf, self._file, content)
+            self._files.set_value(self._vnf, self._file, content, self._own)
             self._content = content
 
     def close(self) -> None:
         if self._truncated:
-            self._files.empty_value(self._vnf, self._file)
+            self._files.empty_value(self._vnf, self._file, self._own)
             self._settled(True)
 
 
@@ -210,5 +225,63 @@ class StreamHandle(Handle):
             self._position, self._pending = self._journal.wait(self._position, self._cancelled)
             if not self._pending:
                 raise InterruptedError(4, "interrupted")
+        chunk, self._pending = self._pending[:length], self._pending[length:]
+        return chunk
+
+
+class GuestStreamHandle(Handle):
+    """A stream of a type's own: reads block until the function adds lines to its file.
+
+    It begins where the file ends when it is opened, and goes on with one that takes its place.
+
+    Raises:
+        NetworkDown (ENETDOWN): the VNF has ended.
+    """
+
+    def __init__(self, vnf: Vnf, path: str, cancelled: Callable[[], bool]) -> None:
+        self._vnf = vnf
+        self._guest = vnf.running_guest()
+        self._path = path
+        self._cancelled = cancelled
+        self._inode, self._position = self._look()
+        self._pending = b""
+
+    def _look(self) -> tuple[int, int]:
+        """Inode and size of the file; 0, 0 if there is none."""
+        try:
+            fd = self._guest.open_file(self._path)
+        except OSError:
+            return 0, 0
+        try:
+            found = os.fstat(fd)
+            return found.st_ino, found.st_size
+        finally:
+            os.close(fd)
+
+    def _more(self) -> bytes:
+        """Whole lines that were added."""
+        inode, size = self._look()
+        if inode != self._inode or size < self._position:
+            self._inode, self._position = inode, 0
+        if size <= self._position:
+            return b""
+        fd = self._guest.open_file(self._path)
+        try:
+            found = os.pread(fd, 1 << 20, self._position)
+        finally:
+            os.close(fd)
+        found = found[: found.rfind(b"\n") + 1]
+        self._position += len(found)
+        return found
+
+    def read(self, length: int, offset: int) -> bytes:
+        while not self._pending:
+            if self._vnf.running_guest() is not self._guest:
+                raise NetworkDown(f"{self._vnf.label} was started anew")
+            if self._cancelled():
+                raise InterruptedError(4, "interrupted")
+            self._pending = self._more()
+            if not self._pending:
+                time.sleep(STREAM_LOOK_S)
         chunk, self._pending = self._pending[:length], self._pending[length:]
         return chunk

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hypervisor.hypervisor_base import LinkCounters, Usage
-from middleboxes import Guest, LiveFile
+from middleboxes import Guest, Knob
 from middleboxes.host.links import MIRROR, read_all, read_counter, read_drops
 from nfio import values
 from nfio.errors import InvalidValue, NfioError
 from nfio.orchestrator import Orchestrator
+from nfio.own_operations import OwnOperations
 from nfio.states import State, wanted_state
+from nfio.type_files import Own
 from nfio.vnf import Vnf
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,9 @@ def one_line(data: bytes, what: str, limit: int = WORD_LIMIT_BYTES) -> str:
 class InstanceFiles:
     """Reads and writes of the files that have more behind them than their content."""
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
+    def __init__(self, orchestrator: Orchestrator, own: OwnOperations) -> None:
         self._orchestrator = orchestrator
+        self._own = own
         self._hypervisor = orchestrator.hypervisor
         self._answers: dict[str, tuple[float, Guest, tuple[LinkCounters, Usage]]] = {}
         self._readers: dict[str, Callable[[Vnf], str]] = {
@@ -71,11 +74,6 @@ class InstanceFiles:
             return vnf.transcript
         text = self._readers[file](vnf)
         return f"{text}\n".encode() if text else b""
-
-    def read_live(self, vnf: Vnf, live: LiveFile) -> bytes:
-        """Content of one of the type's own files."""
-        value = live.read(vnf.running_guest())
-        return f"{value}\n".encode() if isinstance(value, int) else value.encode()
 
     def address(self, vnf: Vnf) -> str:
         """The VNF's own address, which it keeps while it is paused."""
@@ -164,19 +162,43 @@ class InstanceFiles:
             vnf.save(error=error.line)
             raise
 
-    def order(self, vnf: Vnf, file: str, data: bytes, keep: Callable[[bytes], None]) -> None:
-        """A write to ``action``, ``state`` or ``command``, whose output ``keep`` is called with."""
+    def order(
+        self, vnf: Vnf, file: str, data: bytes, keep: Callable[[bytes], None], own: Own | None = None
+    ) -> None:
+        """A write to ``action``, ``state``, an order of the type's own, or ``command``.
+
+        Args:
+            keep: called with the output of a command.
+        """
         with self._keeping_error(vnf):
-            if file == "action":
+            if own is not None:
+                self._own.give(vnf, own, one_line(data, file, ORDER_LIMIT_BYTES))
+            elif file == "action":
                 self._orchestrator.act(vnf, one_line(data, file))
             elif file == "state":
                 self._orchestrator.reach(vnf, wanted_state(one_line(data, file)))
             else:
                 self._orchestrator.execute(vnf, one_line(data, file, ORDER_LIMIT_BYTES), keep)
 
-    def set_value(self, vnf: Vnf, file: str, content: bytes) -> None:
+    def value(self, vnf: Vnf, file: str, own: Own | None) -> bytes:
+        """Content of a stored file that is checked."""
+        if own is None or file in vnf.emptied or (vnf.path / file).exists():
+            return vnf.value(file)
+        return own.default
+
+    @staticmethod
+    def has_lines(file: str, own: Own | None) -> bool:
+        """Whether a stored file holds lines, not one value."""
+        if own is None:
+            return file in values.LINES
+        return isinstance(own.file, Knob) and own.file.lines
+
+    def set_value(self, vnf: Vnf, file: str, content: bytes, own: Own | None = None) -> None:
         """A write that makes ``content`` the whole content of a checked file."""
         with self._keeping_error(vnf):
+            if own is not None:
+                self._own.set_value(vnf, own, content)
+                return
             values.check(file, content)
             if file in ("machine/vm.vcpu", "machine/vm.memory"):
                 self._orchestrator.scale(vnf, file, content)
@@ -186,7 +208,7 @@ class InstanceFiles:
                 vnf.store.write(vnf.path / file, content)
                 vnf.emptied.discard(file)
 
-    def empty_value(self, vnf: Vnf, file: str) -> None:
+    def empty_value(self, vnf: Vnf, file: str, own: Own | None = None) -> None:
         """A file that was truncated, and closed without a write: now it is empty.
 
         Nobody waits for the result of a close, so a failure stands in ``error`` and in the log,
@@ -194,7 +216,7 @@ class InstanceFiles:
         """
         if file in vnf.emptied:
             try:
-                self.set_value(vnf, file, b"")
+                self.set_value(vnf, file, b"", own)
             except NfioError as error:
                 log.warning("%s/%s could not be emptied: %s", vnf.label, file, error.line)
             finally:

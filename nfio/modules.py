@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
 import middleboxes
-from middleboxes import Guest, Middlebox
+from middleboxes import Directory, File, Guest, Middlebox
 from nfio.errors import NotPermitted
 from nfio.paths import is_name
 from nfio.tree import FILES
@@ -114,7 +114,17 @@ def _declaration(module: ModuleType, name: str) -> Middlebox:
         raise TypeError("it does not assign a middleboxes.Middlebox to MIDDLEBOX")
     if found.type != name or not is_name(name):
         raise ValueError(f"its type {found.type!r} must be a name, and the file's")
-    taken = {file.split("/")[0] for file in FILES} & set(found.live)
-    if taken or not all(is_name(file) for file in found.live):
-        raise ValueError(f"its live files need names of their own: {', '.join(sorted(taken or found.live))}")
+    taken = {file.split("/")[0] for file in FILES} & set(found.files)
+    wrong = taken or {name for name in _names(found.files) if not is_name(name)}
+    if wrong:
+        raise ValueError(f"its files need names of their own: {', '.join(sorted(wrong))}")
     return found
+
+
+def _names(files: Mapping[str, File]) -> Iterator[str]:
+    """Every name of a file that is declared, at any depth."""
+    for name, file in files.items():
+        yield name
+        while isinstance(file, Directory):
+            yield from _names(file.files)
+            file = file.entries  # type: ignore[assignment]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Callable
 from functools import partial
 
+from middleboxes import Directory, Knob, Stream
 from nfio import __version__, metrics
+from nfio.attributes import Attributes
 from nfio.errors import (
     AccessDenied,
     AlreadyExists,
@@ -24,6 +25,7 @@ from nfio.errors import (
     NotPermitted,
 )
 from nfio.handles import (
+    GuestStreamHandle,
     Handle,
     JournalHandle,
     OrderHandle,
@@ -32,15 +34,15 @@ from nfio.handles import (
     StreamHandle,
     ValueHandle,
 )
-from nfio.nodes import STREAM, TOP_LINKS, Node, Nodes, Place
+from nfio.nodes import STREAM, Node, Place
 from nfio.paths import check_file_name, check_name, is_temporary, locate, split
-from nfio.tree import FILES, LIVE_SIZE, FileSpec, Kind
-from nfio.undelete import Undelete
+from nfio.tree import FileSpec, Kind
+from nfio.type_files import Own
 from nfio.vnf import Vnf
 from nfio.vnfs_operations import VNFSOperations
 
 
-class Namespace:
+class Namespace(Attributes):
     """The tree over the operations on VNFs.
 
     Args:
@@ -55,71 +57,22 @@ class Namespace:
         caller: Callable[[], tuple[int, int, int]],
         cancelled: Callable[[], bool],
     ) -> None:
+        super().__init__(operations.orchestrator, operations.store, caller)
         self._operations = operations
         self._orchestrator = operations.orchestrator
         self._files = operations.files
-        self._nodes = Nodes(operations.orchestrator)
-        self._root = str(operations.store.root)
-        self._caller = caller
+        self._own = operations.own
         self._cancelled = cancelled
-        self._undelete = Undelete(operations.store)
-
-    # -- resolving --------------------------------------------------------------------------
-
-    def _stored(self, path: str) -> str:
-        """Where a path's attributes, and the content of stored files, are kept."""
-        return self._root + path
 
     # -- looking ----------------------------------------------------------------------------
-
-    def getattr(self, path: str) -> dict[str, int]:
-        """Attributes as in stat(2), times in nanoseconds. Speaks to no hypervisor."""
-        node = self._nodes.resolve(path)
-        if self._undelete.is_absent(path, self._caller):
-            raise NotFound(path)
-        kind, mode = self._nodes.defaults(node)
-        times = 0
-        try:
-            found = os.lstat(self._stored(path))
-            mode = stat.S_IMODE(found.st_mode)
-            if node.place is Place.PLAIN:
-                kind = stat.S_IFMT(found.st_mode)
-        except FileNotFoundError:
-            if node.place is Place.PLAIN:
-                raise
-            found = os.lstat(self._root if node.vnf is None else node.vnf.path)
-            if node.vnf is not None:
-                times = node.vnf.changed_ns
-        size = found.st_size
-        if node.spec is not None:
-            if node.spec.live:
-                size = LIVE_SIZE
-            elif node.vnf is not None and node.file in node.vnf.emptied:
-                size = 0
-        elif node.place is Place.TOP_FILE:
-            size = LIVE_SIZE
-            times = time.time_ns()  # as in procfs: node_exporter reports how old what it reads is
-        elif node.place is Place.TOP_LINK:
-            size = len(TOP_LINKS[path])
-        return {
-            "st_mode": kind | mode,
-            "st_nlink": 2 if kind == stat.S_IFDIR else 1,
-            "st_uid": found.st_uid,
-            "st_gid": found.st_gid,
-            "st_size": size,
-            "st_blocks": -(-size // 512),
-            "st_atime": times or found.st_atime_ns,
-            "st_mtime": times or found.st_mtime_ns,
-            "st_ctime": times or found.st_ctime_ns,
-        }
 
     def readdir(self, path: str) -> list[str]:
         return self._nodes.names_in(path)
 
     def readlink(self, path: str) -> str:
         node = self._nodes.resolve(path)
-        if node.place is Place.TOP_LINK:
-            return TOP_LINKS[path]
+        if node.place is Place.LINK:
+            return node.target
         if node.place is not Place.PLAIN:
             raise InvalidValue(f"{path} is not a symbolic link")
         return os.readlink(self._stored(path))
@@ -162,24 +115,31 @@ class Namespace:
         if spec.kind is Kind.LIVE:
             if writing:
                 raise AccessDenied(f"{node.file} is read only")
-            if node.live is not None:
-                return SnapshotHandle(self._files.read_live(vnf, node.live))
+            if node.own is not None:
+                if isinstance(node.own.file, Stream):
+                    return GuestStreamHandle(vnf, node.own.file.path, self._cancelled)
+                return SnapshotHandle(self._own.read_live(vnf, node.own))
             return SnapshotHandle(self._files.read(vnf, node.file))
         anew = writing and self._undelete.made(f"/nf-types/{vnf.label}/{node.file}", self._caller)
         if spec.kind is Kind.CONTROL:
             if not writing:
-                return SnapshotHandle(self._files.read(vnf, node.file))
-            return OrderHandle(self._files, vnf, node.file)
-        settle = partial(self._undelete.settle, vnf, node.file)
+                return SnapshotHandle(b"" if node.own is not None else self._files.read(vnf, node.file))
+            return OrderHandle(self._files, vnf, node.file, node.own)
+        settle = partial(self._settle, node, vnf)
         if writing and not (spec.kind is Kind.VALUE and anew):
             settle(True)
         if spec.kind is Kind.VALUE:
             append = bool(flags & os.O_APPEND)
-            handle = ValueHandle(self._files, vnf, node.file, append=append, settled=settle)
+            handle = ValueHandle(self._files, vnf, node.file, node.own, append=append, settled=settle)
             if flags & os.O_TRUNC:
                 handle.truncate(0)
             return handle
         return StoredHandle(str(vnf.path / node.file), flags | os.O_CREAT)
+
+    def _settle(self, node: Node, vnf: Vnf, accepted: bool) -> None:
+        """What was unlinked before is put back, and in force, if what takes its place is refused."""
+        if self._undelete.settle(vnf, node.file, accepted) and node.own is not None:
+            self._own.renew(vnf)
 
     def create(self, path: str, flags: int, mode: int) -> Handle:
         """Make a file where users may: in ``config/``, and temporary ones beside writable files."""
@@ -187,7 +147,9 @@ class Namespace:
         try:
             node = self._nodes.resolve(path)
         except NotFound:
-            raise AccessDenied(f"{path}: no files are made here; config/ is the place for them") from None
+            if not self._make_entry(path):
+                raise AccessDenied(f"{path}: no files are made here; config/ is the place for them") from None
+            node = self._nodes.resolve(path)
         if node.place is not Place.PLAIN or node.vnf is None:
             return self.open(path, flags | os.O_TRUNC)
         self._undelete.settle(node.vnf, node.file, True)
@@ -195,6 +157,17 @@ class Namespace:
         uid, gid, _ = self._caller()
         os.fchown(handle.fd, uid, gid)
         return handle
+
+    def _make_entry(self, path: str) -> bool:
+        """Make an empty file among the type's own; False if none may be made there."""
+        entry = self._nodes.entry(path)
+        if entry is None or not isinstance(entry[1].file, Knob):
+            return False
+        self._own.set_value(*entry, entry[1].default)
+        self._undelete.settle(entry[0], entry[1].path, True)
+        uid, gid, _ = self._caller()
+        os.chown(self._stored(path), uid, gid)
+        return True
 
     def truncate(self, path: str, length: int) -> None:
         node = self._nodes.resolve(path)
@@ -210,7 +183,11 @@ class Namespace:
 
     def mkdir(self, path: str, mode: int) -> None:
         uid, gid, _ = self._caller()
-        self._operations.vnfs_create_vnf_instance(path, mode, (uid, gid))
+        entry = self._nodes.entry(path)
+        if entry is not None and isinstance(entry[1].file, Directory):
+            self._own.make_directory(*entry, mode, (uid, gid))
+        else:
+            self._operations.vnfs_create_vnf_instance(path, mode, (uid, gid))
 
     def rmdir(self, path: str) -> None:
         node = self._nodes.resolve(path)
@@ -218,14 +195,17 @@ class Namespace:
             try:
                 self._orchestrator.undefine(node.vnf)
             except Busy:
-                self._undelete.restore(node.vnf, self._caller)
+                if self._undelete.restore(node.vnf, self._caller):
+                    self._own.renew(node.vnf)
                 raise
             self._undelete.drop(node.vnf)
         elif node.place is Place.INSTANCE_DIR and node.vnf is not None:
             # Part of every instance: `rm -r` removes it on its way to the instance itself.
-            known = {name for place, name in map(split, FILES) if place == node.file}
+            known = self._nodes.fixed_names(node.vnf, node.file)
             if set(self._nodes.list_instance(node.vnf, node.file)) - known:
                 raise NotEmpty(path)
+        elif node.place is Place.ENTRY and node.vnf is not None and node.own is not None:
+            self._own.remove(node.vnf, node.own)
         elif node.place in (Place.TOP_DIR, Place.TYPE):
             raise NotPermitted(f"{path} is part of every nfio")
         else:
@@ -236,6 +216,8 @@ class Namespace:
     def unlink(self, path: str) -> None:
         """Remove a user's file; reset one of the tree's to what it held after mkdir."""
         node = self._nodes.resolve(path)
+        if node.vnf is not None and node.place is Place.LINK:
+            return  # part of every instance, as live files are
         if node.vnf is None or node.place not in (Place.FILE, Place.PLAIN):
             raise NotPermitted(f"{path} is part of every nfio")
         if node.place is Place.PLAIN:
@@ -244,7 +226,11 @@ class Namespace:
             else:
                 self._undelete.keep(node.vnf, node.file, self._caller)
             return
-        if node.spec is not None and not node.spec.live:
+        if node.own is not None and isinstance(node.own.file, Knob):
+            self._unlink_knob(node.vnf, node.own)
+            if node.own.made:
+                return
+        elif node.spec is not None and not node.spec.live:
             if node.file == "machine/ip" and node.vnf.host and node.vnf.vnf_id is not None:
                 raise Busy(f"{node.vnf.label} is deployed on {node.vnf.host}")
             default = self._orchestrator.default_of(node.vnf, node.file)
@@ -253,6 +239,13 @@ class Namespace:
             if node.file == "machine/ip":
                 node.vnf.host = ""
         self._undelete.set_absent(path, self._caller)
+
+    def _unlink_knob(self, vnf: Vnf, own: Own) -> None:
+        keep = partial(self._undelete.keep, vnf, own.path, self._caller)
+        if own.made:
+            self._own.remove(vnf, own, keep)
+        elif self._files.value(vnf, own.path, own) != own.default:
+            self._own.set_value(vnf, own, own.default, keep)
 
     def rename(self, old: str, new: str) -> None:
         """Onto a file of the tree: a write of the content. A VNF: another name for it."""
@@ -264,6 +257,9 @@ class Namespace:
         try:
             target = self._nodes.resolve(new)
         except NotFound:
+            if source.vnf is not None and self._make_entry(new):
+                self._move_content(old, new, False)
+                return
             raise AccessDenied(f"{new}: no files are made here; config/ is the place for them") from None
         if source.vnf is None or source.place not in (Place.FILE, Place.PLAIN):
             raise NotPermitted(f"{old} cannot be renamed")
@@ -319,40 +315,3 @@ class Namespace:
         os.symlink(target, self._stored(path))
         uid, gid, _ = self._caller()
         os.lchown(self._stored(path), uid, gid)
-
-    # -- attributes -------------------------------------------------------------------------
-
-    def _attributed(self, path: str) -> str:
-        """The stored file that keeps a path's attributes, made if there is none yet."""
-        node = self._nodes.resolve(path)
-        stored = self._stored(path)
-        if node.place is not Place.PLAIN and not os.path.lexists(stored):
-            now = self.getattr(path)
-            if stat.S_ISDIR(now["st_mode"]):
-                os.makedirs(stored, exist_ok=True)
-            elif stat.S_ISLNK(now["st_mode"]):
-                raise NotPermitted(f"{path} is part of every nfio")
-            else:
-                os.makedirs(os.path.dirname(stored), exist_ok=True)
-                os.close(os.open(stored, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            os.chmod(stored, stat.S_IMODE(now["st_mode"]))
-            os.chown(stored, now["st_uid"], now["st_gid"])
-        return stored
-
-    def chmod(self, path: str, mode: int) -> None:
-        stored = self._attributed(path)
-        if not os.path.islink(stored):
-            os.chmod(stored, stat.S_IMODE(mode))
-
-    def chown(self, path: str, uid: int, gid: int) -> None:
-        os.lchown(self._attributed(path), uid, gid)
-
-    def utimens(self, path: str, times: tuple[int, int] | None) -> None:
-        node = self._nodes.resolve(path)
-        if os.path.lexists(self._stored(path)):
-            if times is None:
-                now = time.time_ns()
-                times = (now, now)
-            os.utime(self._stored(path), ns=times, follow_symlinks=False)
-        elif node.place is Place.PLAIN:
-            raise NotFound(path)

@@ -8,12 +8,13 @@ import stat
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from middleboxes import LiveFile
+from middleboxes import Directory, Stream
 from nfio.errors import NotADirectory, NotFound
 from nfio.orchestrator import Orchestrator
 from nfio.paths import NF_TYPES, is_temporary, locate, split
 from nfio.store import RECORD
-from nfio.tree import DIRECTORIES, FILES, TYPE_FILE, WRITABLE, FileSpec
+from nfio.tree import DIRECTORIES, FILES, WRITABLE, FileSpec
+from nfio.type_files import Own, declared, entries_of, find
 from nfio.vnf import Vnf
 
 STREAM = "/pipes/.events"
@@ -33,23 +34,30 @@ class Place(Enum):
 
     TOP_DIR = auto()
     TOP_FILE = auto()
-    TOP_LINK = auto()
+    LINK = auto()  # one that nfio makes
     TYPE = auto()
     INSTANCE = auto()
     INSTANCE_DIR = auto()
     FILE = auto()  # one that every instance or every instance of the type has
+    ENTRY = auto()  # a directory that a user made among the type's own files
     PLAIN = auto()  # a user's file in config/, or a temporary one
 
 
 @dataclass(slots=True)
 class Node:
-    """What a path leads to; whether a PLAIN file is there only its stored file tells."""
+    """What a path leads to; whether a PLAIN file is there only its stored file tells.
+
+    Attributes:
+        own: it is one of the type's own.
+        target: where a LINK leads.
+    """
 
     place: Place
     vnf: Vnf | None = None
     file: str = ""
     spec: FileSpec | None = None
-    live: LiveFile | None = None
+    own: Own | None = None
+    target: str = ""
 
 
 class Nodes:
@@ -67,7 +75,7 @@ class Nodes:
             if path in TOP_FILES:
                 return Node(Place.TOP_FILE)
             if path in TOP_LINKS:
-                return Node(Place.TOP_LINK)
+                return Node(Place.LINK, target=TOP_LINKS[path])
             raise NotFound(path)
         if location.instance is None:
             if self._has_type(location.type):
@@ -87,16 +95,52 @@ class Nodes:
         if file in DIRECTORIES:
             return Node(Place.INSTANCE_DIR, vnf, file)
         directory, name = split(file)
-        if directory == "":
-            middlebox = self._orchestrator.modules.get(vnf.type)
-            live = None if middlebox is None else middlebox.live.get(name)
-            if live is not None:
-                return Node(Place.FILE, vnf, file, TYPE_FILE, live)
-        elif directory not in DIRECTORIES:
-            raise NotFound(path)
-        if name != RECORD and (directory == "config" or (directory in WRITABLE and is_temporary(name))):
+        own = self._own(vnf, file)
+        if own is not None:
+            return self._own_node(vnf, own)
+        if (stream := self._stream(vnf, file)) is not None:
+            return Node(Place.FILE, vnf, file, stream.spec, stream)
+        if name != RECORD and (
+            directory == "config" or (is_temporary(name) and self._writable(vnf, directory))
+        ):
             return Node(Place.PLAIN, vnf, file)
         raise NotFound(path)
+
+    def _own(self, vnf: Vnf, file: str) -> Own | None:
+        return find(self._orchestrator.modules.get(vnf.type), vnf.path, file)
+
+    def _own_node(self, vnf: Vnf, own: Own) -> Node:
+        if isinstance(own.file, Directory):
+            return Node(Place.ENTRY if own.made else Place.INSTANCE_DIR, vnf, own.path, own=own)
+        if isinstance(own.file, Stream):
+            return Node(Place.LINK, vnf, own.path, own=own, target=f".{split(own.path)[1]}")
+        return Node(Place.FILE, vnf, own.path, own.spec, own)
+
+    def _stream(self, vnf: Vnf, file: str) -> Own | None:
+        """What the link of a stream leads to."""
+        directory, name = split(file)
+        own = self._own(vnf, f"{directory}/{name[1:]}".lstrip("/")) if name.startswith(".") else None
+        return own if own is not None and isinstance(own.file, Stream) else None
+
+    def _writable(self, vnf: Vnf, directory: str) -> bool:
+        """Whether clients may make temporary files there."""
+        if directory in WRITABLE:
+            return True
+        own = self._own(vnf, directory)
+        return own is not None and isinstance(own.file, Directory)
+
+    def entry(self, path: str) -> tuple[Vnf, Own] | None:
+        """The entry that may be made at a path; None if there is none such, or its place is not."""
+        location = locate(path)
+        if location is None or location.file is None or location.type is None or location.instance is None:
+            return None
+        vnf = self._orchestrator.vnfs.get((location.type, location.instance))
+        own = None
+        if vnf is not None:
+            own = declared(self._orchestrator.modules.get(vnf.type), location.file)
+        if vnf is None or own is None or not own.made or self._own(vnf, split(location.file)[0]) is None:
+            return None
+        return vnf, own
 
     def _has_type(self, name: str) -> bool:
         return name in self._orchestrator.modules.types() or any(
@@ -110,7 +154,7 @@ class Nodes:
             return stat.S_IFREG, node.spec.mode
         if node.place is Place.TOP_FILE:
             return stat.S_IFREG, 0o444
-        if node.place is Place.TOP_LINK:
+        if node.place is Place.LINK:
             return stat.S_IFLNK, 0o777
         if node.place is Place.PLAIN:
             return stat.S_IFREG, 0o644
@@ -125,18 +169,29 @@ class Nodes:
         if node.place is Place.TYPE:
             kind = path.rpartition("/")[2]
             return [name for found, name in list(self._orchestrator.vnfs) if found == kind]
-        if node.vnf is None or node.place not in (Place.INSTANCE, Place.INSTANCE_DIR):
+        if node.vnf is None or node.place not in (Place.INSTANCE, Place.INSTANCE_DIR, Place.ENTRY):
             raise NotADirectory(path)
         return self.list_instance(node.vnf, node.file)
 
     def list_instance(self, vnf: Vnf, directory: str) -> list[str]:
+        names = self.fixed_names(vnf, directory)
+        if directory == "config" or self._writable(vnf, directory):
+            with contextlib.suppress(FileNotFoundError):
+                for name in os.listdir(vnf.path / directory):
+                    if name != RECORD and (directory == "config" or is_temporary(name)):
+                        names.add(name)
+        own = self._own(vnf, directory) if directory else None
+        if own is not None and isinstance(own.file, Directory):
+            names.update(entries_of(own.file, vnf.path / directory))
+        return sorted(names)
+
+    def fixed_names(self, vnf: Vnf, directory: str) -> set[str]:
+        """What is in a directory of an instance by itself."""
         names = {name for place, name in map(split, FILES) if place == directory}
         if directory == "":
             names.update(DIRECTORIES)
             middlebox = self._orchestrator.modules.get(vnf.type)
-            names.update(middlebox.live if middlebox is not None else ())
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(vnf.path / directory):
-                if name != RECORD and (directory == "config" or is_temporary(name)):
-                    names.add(name)
-        return sorted(names)
+            names.update(middlebox.files if middlebox is not None else ())
+        elif (own := self._own(vnf, directory)) is not None and isinstance(own.file, Directory):
+            names.update(own.file.files)
+        return names

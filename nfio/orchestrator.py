@@ -6,27 +6,28 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hypervisor.hypervisor_base import Resources
+from hypervisor.hypervisor_base import HypervisorBase, Resources
 from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode, error_of
-from middleboxes import Middlebox
+from middleboxes import Knob
 from nfio import values
+from nfio.configurator import Configurator
 from nfio.deployment import owner_name, spec_of
 from nfio.errors import (
     AlreadyExists,
     Busy,
-    ConfigurationRejected,
     HypervisorError,
     HypervisorTimeout,
     HypervisorUnreachable,
     InvalidValue,
     NfioError,
-    NoSuchVnf,
     NotFound,
     StateTransitionNotAllowedException,
 )
-from nfio.guest_config import GuestConfig
 from nfio.inventory import Inventory
+from nfio.modules import ModuleRoot
 from nfio.states import ALWAYS_ACT, MOVES, REMOVABLE, Move, State, advice, move_of, way
+from nfio.store import Store
+from nfio.type_files import declared, default_of
 from nfio.vnf import Vnf, ticket
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ _UNSURE = (HypervisorTimeout, HypervisorUnreachable)
 
 class Orchestrator(Inventory):
     """The operations on VNFs: what users ask for, carried out one at a time for each VNF."""
+
+    def __init__(self, store: Store, modules: ModuleRoot, hypervisor: HypervisorBase) -> None:
+        super().__init__(store, modules, hypervisor)
+        self.configurator = Configurator(store, modules, hypervisor)
 
     # -- defining ---------------------------------------------------------------------------
 
@@ -52,6 +57,9 @@ class Orchestrator(Inventory):
             "machine/vm.vcpu": b"",
             "machine/vm.memory": b"",
         }
+        for path, file in middlebox.all_files():
+            if isinstance(file, Knob) and "*" not in path:
+                files[path] = default_of(file)
         vnf = Vnf(kind, name, self.store, self.store.create_instance(kind, name, mode, owner, files))
         self.register(vnf)
         self.tell(vnf, State.UNDEFINED, State.DEFINED, "mkdir")
@@ -64,12 +72,15 @@ class Orchestrator(Inventory):
             return b""
         if file == "config/nf_conf":
             return middlebox.default_config.encode()
-        return f"{middlebox.image}\n".encode() if file == "machine/vm.image" else b""
+        if file == "machine/vm.image":
+            return f"{middlebox.image}\n".encode()
+        own = declared(middlebox, file)
+        return b"" if own is None else own.default
 
     def undefine(self, vnf: Vnf) -> None:
         """rmdir. Raises Busy (EBUSY) while it runs or is paused."""
         with self.operation(vnf, "rmdir"):
-            self._refresh(vnf)
+            self.refresh(vnf)
             if vnf.state not in REMOVABLE:
                 raise Busy(f"{vnf.label} is {vnf.state.name}: stop or destroy it first")
             if vnf.vnf_id is not None:
@@ -84,7 +95,7 @@ class Orchestrator(Inventory):
     def rename(self, vnf: Vnf, name: str) -> None:
         """Give a VNF of which the hypervisor has nothing another name."""
         with self.operation(vnf, "rename"):
-            self._refresh(vnf)
+            self.refresh(vnf)
             if vnf.state is not State.DEFINED:
                 raise Busy(f"{vnf.label} is {vnf.state.name}: destroy it before you rename it")
             if (vnf.type, name) in self.vnfs:
@@ -133,19 +144,19 @@ class Orchestrator(Inventory):
         """
         with self.operation(vnf, word[:40]):
             move = move_of(word)
-            self._refresh(vnf)
+            self.refresh(vnf)
             self._perform(vnf, move)
             vnf.save(action=word, error="")
 
     def reach(self, vnf: Vnf, wanted: State) -> None:
         """A write to ``state``: make the moves that lead there."""
         with self.operation(vnf, wanted.name):
-            self._refresh(vnf)
+            self.refresh(vnf)
             for word in way(vnf.state, wanted):
                 self._perform(vnf, MOVES[word])
             vnf.save(error="")
 
-    def _refresh(self, vnf: Vnf) -> None:
+    def refresh(self, vnf: Vnf) -> None:
         """Look before a move, so that it starts from what is true now."""
         if vnf.vnf_id is not None:
             self.engine(vnf.host).ask_again()
@@ -171,39 +182,18 @@ class Orchestrator(Inventory):
             "unpause": self._resume,
             "stop": self._stop,
             "restart": self._restart,
-            "reload": self._reload,
+            "reload": self.configurator.reload,
             "destroy": self._destroy,
         }
         doers[move.word](vnf)
-
-    def _config(self, vnf: Vnf) -> GuestConfig:
-        return GuestConfig(vnf.path / "config", self.store.guest_dir(vnf.uuid))
-
-    def _render(self, vnf: Vnf, middlebox: Middlebox) -> dict[str, bytes]:
-        """What nfio adds to the configuration, going on from the drops counted so far."""
-        if middlebox.render is None:
-            return {}
-        drops = 0
-        # On another host the function's own count is out of reach, and no part of pkt_drops.
-        if middlebox.drops is not None and vnf.guest is not None and vnf.guest.pid is not None:
-            drops = middlebox.drops(vnf.guest)
-        return {name: text.encode() for name, text in middlebox.render(drops).items()}
-
-    def _configure(self, vnf: Vnf) -> None:
-        """Give the guest the present configuration."""
-        middlebox = self.modules.require(vnf.type)
-        config = self._config(vnf)
-        config.replace(self._render(vnf, middlebox))
-        if vnf.vnf_id is not None:
-            self.hypervisor.push_config(vnf.host, vnf.vnf_id, config.guest_dir)
 
     def _deploy(self, vnf: Vnf) -> None:
         middlebox = self.modules.require(vnf.type)
         image = values.parse_image(vnf.value("machine/vm.image"))
         if not image:
             raise InvalidValue(f"machine/vm.image is empty: write an image name, {middlebox.image} say")
-        self._configure(vnf)
-        spec = spec_of(vnf, middlebox, self.store.root_id, self._config(vnf).guest_dir)
+        self.configurator.configure(vnf)
+        spec = spec_of(vnf, middlebox, self.store.root_id, self.store.guest_dir(vnf.uuid))
         self.engine(vnf.host).ask_again()
         vnf.save(intent=State.CONFIGURED.name)
         vnf_id, code, message = self.hypervisor.deploy(
@@ -239,17 +229,17 @@ class Orchestrator(Inventory):
             raise
 
     def _start(self, vnf: Vnf) -> None:
-        self._configure(vnf)
+        self.configurator.configure(vnf)
         self._run(vnf, self.hypervisor.start)
 
     def _restart(self, vnf: Vnf) -> None:
-        self._configure(vnf)
+        self.configurator.configure(vnf)
         self._run(vnf, self.hypervisor.restart)
 
     def _run(self, vnf: Vnf, start: Callable[[str, str], ReturnCode]) -> None:
         vnf.save(intent=State.RUNNING.name)
         try:
-            start(vnf.host, _id(vnf))
+            start(vnf.host, vnf.deployed_id())
         except NfioError as error:
             if not isinstance(error, _UNSURE):
                 vnf.save(intent=State.CONFIGURED.name)
@@ -260,17 +250,17 @@ class Orchestrator(Inventory):
         self.look(vnf, vnf.vnf_id, own=True)
 
     def _pause(self, vnf: Vnf) -> None:
-        self.hypervisor.pause(vnf.host, _id(vnf))
+        self.hypervisor.pause(vnf.host, vnf.deployed_id())
         self.look(vnf, vnf.vnf_id, own=True)
 
     def _resume(self, vnf: Vnf) -> None:
-        self.hypervisor.unpause(vnf.host, _id(vnf))
+        self.hypervisor.unpause(vnf.host, vnf.deployed_id())
         self.look(vnf, vnf.vnf_id, own=True)
 
     def _stop(self, vnf: Vnf) -> None:
         vnf.save(intent=State.CONFIGURED.name)
         try:
-            self.hypervisor.stop(vnf.host, _id(vnf))
+            self.hypervisor.stop(vnf.host, vnf.deployed_id())
         except NfioError as error:
             if not isinstance(error, _UNSURE):
                 vnf.save(intent=State.RUNNING.name)
@@ -278,33 +268,16 @@ class Orchestrator(Inventory):
         self.look(vnf, vnf.vnf_id, own=True)
 
     def _destroy(self, vnf: Vnf) -> None:
-        self.hypervisor.destroy(vnf.host, _id(vnf))
+        self.hypervisor.destroy(vnf.host, vnf.deployed_id())
         self.record(vnf, None, ticket(), own=True)
         vnf.save(intent=State.DEFINED.name)
-
-    def _reload(self, vnf: Vnf) -> None:
-        """Check the configuration in the guest, then apply it; a bad one leaves the old one."""
-        middlebox = self.modules.require(vnf.type)
-        config = self._config(vnf)
-        before = config.current()
-        self._configure(vnf)
-        try:
-            for command in (middlebox.check, middlebox.reload):
-                result = self.hypervisor.execute_in_guest(vnf.host, _id(vnf), list(command))
-                if result.exit_code:
-                    words = result.output.decode(errors="replace").strip()
-                    raise ConfigurationRejected(words or f"{command[0]} refused it")
-        except NfioError:
-            config.write(before)
-            self.hypervisor.push_config(vnf.host, _id(vnf), config.guest_dir)
-            raise
 
     # -- other writes -----------------------------------------------------------------------
 
     def scale(self, vnf: Vnf, file: str, content: bytes) -> None:
         """A write to vm.vcpu or vm.memory: the limit holds at once where the VNF is deployed."""
         with self.operation(vnf, "scale"):
-            self._refresh(vnf)
+            self.refresh(vnf)
             resources = vnf.resources({file: content})
             if vnf.vnf_id is not None and resources != vnf.resources():
                 self._scale(vnf, resources)
@@ -317,7 +290,7 @@ class Orchestrator(Inventory):
             vnf.entity.set_state(State.SCALING)
             self.tell(vnf, State.RUNNING, State.SCALING, "scale")
         try:
-            self.hypervisor.scale(vnf.host, _id(vnf), resources)
+            self.hypervisor.scale(vnf.host, vnf.deployed_id(), resources)
         finally:
             if vnf.state is State.SCALING:
                 vnf.entity.set_state(State.RUNNING)
@@ -328,7 +301,7 @@ class Orchestrator(Inventory):
         """A write to machine/ip."""
         with self.operation(vnf, "place"):
             self.hypervisor.require_host(values.parse_host(content))
-            self._refresh(vnf)
+            self.refresh(vnf)
             if vnf.vnf_id is not None and values.parse_host(content) != vnf.host:
                 raise Busy(f"{vnf.label} is {vnf.state.name} on this host: destroy it before it moves")
             self.store.write(vnf.path / "machine/ip", content)
@@ -346,12 +319,12 @@ class Orchestrator(Inventory):
             HypervisorError (EIO): it ended with another exit status than 0; its output is kept.
         """
         with self.operation(vnf, "command"):
-            self._refresh(vnf)
+            self.refresh(vnf)
             if vnf.state is not State.RUNNING:
                 raise Busy(f"a command needs a running VNF: {vnf.label} is {vnf.state.name}")
             # One stream: two would come without their order. The command itself is an argument.
             shell = ["/bin/sh", "-c", 'exec 2>&1; eval "$1"', "sh", command]
-            result = self.hypervisor.execute_in_guest(vnf.host, _id(vnf), shell)
+            result = self.hypervisor.execute_in_guest(vnf.host, vnf.deployed_id(), shell)
             vnf.transcript = result.output
             keep(result.output)
             if result.exit_code:
@@ -368,9 +341,3 @@ class Orchestrator(Inventory):
                     self.reach(vnf, State.RUNNING)
             except (NfioError, OSError) as error:
                 log.error("%s could not be started on mount: %s", vnf.label, error)
-
-
-def _id(vnf: Vnf) -> str:
-    if vnf.vnf_id is None:
-        raise NoSuchVnf(f"the hypervisor has nothing of {vnf.label}")
-    return vnf.vnf_id

@@ -197,9 +197,11 @@ class Store:
             for directory in DIRECTORIES:
                 (draft / directory).mkdir()
             for file, content in files.items():
+                (draft / file).parent.mkdir(parents=True, exist_ok=True)
                 (draft / file).write_bytes(content)
+            made = list(draft.rglob("*"))
             (draft / RECORD).write_text(json.dumps(asdict(record)))
-            for path in (*(draft / d for d in DIRECTORIES), *(draft / f for f in files)):
+            for path in made:
                 os.chown(path, *owner)
                 os.chmod(path, mode & 0o777 if path.is_dir() else 0o644)
             os.chown(draft, *owner)

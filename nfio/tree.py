@@ -68,8 +68,5 @@ FILES: dict[str, FileSpec] = {
     "stats/memory_bytes": FileSpec(Kind.LIVE, 0o444, "bytes of memory it uses now"),
 }  # fmt: skip
 
-#: A type's own live files, at the top of the instance.
-TYPE_FILE = FileSpec(Kind.LIVE, 0o444, "the type's own")
-
 #: Directories of an instance in which temporary files may be made: those with writable files.
 WRITABLE = ("", "config", "machine")

@@ -69,25 +69,38 @@ class Undelete:
         os.rename(vnf.path / file, kept)
         self._kept[vnf.uuid, file] = caller()[2], time.monotonic() + KEPT_S
 
-    def settle(self, vnf: Vnf, file: str, accepted: bool) -> None:
-        """A file was made anew. What it held before is not wanted back, unless it was refused."""
+    def settle(self, vnf: Vnf, file: str, accepted: bool) -> bool:
+        """A file was made anew. What it held before is not wanted back, unless it was refused.
+
+        Returns:
+            Whether it was put back.
+        """
         if (vnf.uuid, file) not in self._kept:
-            return
+            return False
         _, until = self._kept.pop((vnf.uuid, file))
         kept = self._trash / vnf.uuid / file
         if accepted or time.monotonic() >= until:
             kept.unlink(missing_ok=True)
-            return
+            return False
+        (vnf.path / file).parent.mkdir(parents=True, exist_ok=True)
         os.rename(kept, vnf.path / file)
         if file == "machine/ip":
             vnf.host = values.parse_host(vnf.value(file))
+        return True
 
-    def restore(self, vnf: Vnf, caller: Caller) -> None:
-        """Put back what the caller, whose rmdir was refused, unlinked and did not make anew."""
+    def restore(self, vnf: Vnf, caller: Caller) -> bool:
+        """Put back what the caller, whose rmdir was refused, unlinked and did not make anew.
+
+        Returns:
+            Whether there was anything.
+        """
+        restored = False
         for (uuid, file), (pid, _) in list(self._kept.items()):
             if uuid == vnf.uuid and pid == caller()[2]:
                 self.settle(vnf, file, False)
                 self._absent.pop(f"/nf-types/{vnf.label}/{file}", None)
+                restored = True
+        return restored
 
     def drop(self, vnf: Vnf) -> None:
         """The VNF is gone, and with it what was kept of it."""

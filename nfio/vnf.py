@@ -13,7 +13,7 @@ from hypervisor.hypervisor_base import GuestStatus, Phase, Resources
 from middleboxes import Guest
 from nfio import values
 from nfio.entity import Entity
-from nfio.errors import NetworkDown
+from nfio.errors import NetworkDown, NoSuchVnf
 from nfio.states import State
 from nfio.store import RECORD, Record, Store
 
@@ -150,6 +150,12 @@ class Vnf:
     @property
     def vnf_id(self) -> str | None:
         return None if self.status is None else self.status.vnf_id
+
+    def deployed_id(self) -> str:
+        """The hypervisor's id of it. NoSuchVnf (EIO) if it has nothing of it."""
+        if self.vnf_id is None:
+            raise NoSuchVnf(f"the hypervisor has nothing of {self.label}")
+        return self.vnf_id
 
     def see(
         self,

@@ -11,6 +11,7 @@ from nfio.errors import NfioError, NotFound, NotPermitted
 from nfio.instance_files import InstanceFiles
 from nfio.modules import DEFAULT, ModuleRoot, resolve
 from nfio.orchestrator import Orchestrator
+from nfio.own_operations import OwnOperations
 from nfio.paths import Location, check_name, locate
 from nfio.store import Store
 from nfio.vnf import Vnf
@@ -37,7 +38,8 @@ class VNFSOperations:
         self.orchestrator = Orchestrator(
             self.store, self.modules, HypervisorFactory.get_hypervisor_instance()
         )
-        self.files = InstanceFiles(self.orchestrator)
+        self.own = OwnOperations(self.orchestrator)
+        self.files = InstanceFiles(self.orchestrator, self.own)
 
     # -- paths ------------------------------------------------------------------------------
 

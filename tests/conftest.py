@@ -7,25 +7,18 @@ others by ``@pytest.mark.engines("Docker")``; ``MAIN_LINE`` are all that there a
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import engine as engines
-import libvirt_view
-import native_view
 import pytest
 from engine_view import EngineView
-from mount import NFIO, Mount
+from mount import Mount
 from native_view import NativeView
 from probes import need
+from stock import build
 from views import VIEWS, WHOLE_SUITE
-
-#: engines that are given the same root file systems: those are made once for all
-_CONTAINERS = ("docker", "native")
-_built: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,25 +59,6 @@ def images(docker: str) -> None:
 def native_images(native: None) -> None:
     """The same for the Native driver."""
     build("native")
-
-
-def build(probe: str) -> None:
-    """Build the images of all types for an engine, and for those that are given the same."""
-    need(probe, shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
-    if probe in _built:
-        return
-    wanted = {probe}
-    if probe in _CONTAINERS:
-        wanted |= {view.name.lower() for view in VIEWS.values() if not view().missing()} & set(_CONTAINERS)
-    command = [*NFIO, "image", "build", "firewall", "web", "--for", ",".join(sorted(wanted))]
-    # Wherever tests keep their guests: the machine's own images are made once, and last.
-    environment = {
-        **os.environ,
-        "NFIO_NATIVE_DIR": str(native_view.MACHINES_OWN),
-        "NFIO_LIBVIRT_DIR": str(libvirt_view.MACHINES_OWN),
-    }
-    subprocess.run(command, check=True, timeout=600, env=environment)
-    _built.update(wanted)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,8 @@ class NativeView(EngineView):
         images = self.directory / "images"
         images.mkdir(parents=True, exist_ok=True)
         for source in (MACHINES_OWN / "images").glob("[!.]*"):
+            if (images / source.name).exists():
+                continue
             # Nobody writes to them: they are lower layers.
             if subprocess.run(["cp", "-al", source, images], capture_output=True, check=False).returncode:
                 output_of("cp", "-a", str(source), str(images))

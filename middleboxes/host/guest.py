@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hypervisor.hypervisor_base import CommandResult, Usage
-from middleboxes.host import netns
+from middleboxes.host import guest_root, netns
 from middleboxes.host.cgroups import GroupUsage, read_process_usage
 from middleboxes.host.nftables import NETLINK_NETFILTER, read_counters
-from nfio.errors import HypervisorError, HypervisorTimeout, NotSupported
+from nfio.errors import HypervisorError, HypervisorTimeout, NetworkDown, NotSupported
 
 #: how long a function may take to answer a question about itself
 ANSWER_TIMEOUT_S = 2.0
+#: no more is read of a file that a function writes
+FILE_LIMIT_BYTES = 1 << 20
 
 
 class NetlinkChannel:
@@ -102,26 +107,93 @@ class Guest:
         """Body of an HTTP/1.0 answer from the VNF's own loopback address.
 
         A machine is asked by a program in it: its loopback is out of this host's reach.
-
-        Raises:
-            HypervisorTimeout (ETIMEDOUT): no answer in ANSWER_TIMEOUT_S.
-            HypervisorError (EIO): nothing listens there.
+        Raises as ``exchange`` does.
         """
         if self.pid is not None and not self.shares_kernel:
             return self._ask_inside("wget", "-q", "-O", "-", f"http://127.0.0.1:{port}{path}")
-        with netns.make_socket(*self._namespace(), socket.AF_INET, socket.SOCK_STREAM) as client:
-            client.settimeout(ANSWER_TIMEOUT_S)
-            try:
-                client.connect(("127.0.0.1", port))
-                client.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-                answer = b""
-                while chunk := client.recv(65536):
-                    answer += chunk
-            except TimeoutError:
-                raise HypervisorTimeout(f"{self.vnf} does not answer on its port {port}") from None
-            except OSError as error:
-                raise HypervisorError(f"{self.vnf}, port {port}: {error.strerror}") from error
+        answer = self.exchange(port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         return answer.partition(b"\r\n\r\n")[2].decode(errors="replace")
+
+    def exchange(self, where: int | str, request: bytes, end: bytes = b"") -> bytes:
+        """The answer of a program in the VNF, which is sent a request.
+
+        Args:
+            where: a TCP port of the VNF's loopback address, or the path of a unix socket in it.
+            end: what the answer ends with; b"": it ends when the program closes the connection.
+
+        Raises:
+            HypervisorTimeout (ETIMEDOUT): no whole answer in ANSWER_TIMEOUT_S.
+            HypervisorError (EIO): nothing listens there.
+            NotSupported (EOPNOTSUPP): it is a machine, or on another host.
+        """
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        place = f"port {where}" if isinstance(where, int) else where
+        try:
+            with self._connected(where) as client:
+                client.sendall(request)
+                answer = b""
+                while not (end and answer.endswith(end)):
+                    client.settimeout(max(0.001, deadline - time.monotonic()))
+                    chunk = client.recv(1 << 16)
+                    if not chunk:
+                        break
+                    answer += chunk
+        except TimeoutError:
+            raise HypervisorTimeout(f"{self.vnf} does not answer on its {place}") from None
+        except BlockingIOError:  # a unix socket with more waiting than it takes
+            raise HypervisorTimeout(f"{self.vnf} does not answer on its {place}") from None
+        except OSError as error:
+            raise HypervisorError(f"{self.vnf}, {place}: {error.strerror}") from error
+        return answer
+
+    @contextmanager
+    def _connected(self, where: int | str) -> Iterator[socket.socket]:
+        namespace = self._namespace()
+        if isinstance(where, int):
+            with netns.make_socket(*namespace, socket.AF_INET, socket.SOCK_STREAM) as client:
+                client.settimeout(ANSWER_TIMEOUT_S)
+                client.connect(("127.0.0.1", where))
+                yield client
+            return
+        fd = self.open_file(where, os.O_PATH)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.settimeout(ANSWER_TIMEOUT_S)
+                client.connect(f"/proc/self/fd/{fd}")
+                yield client
+        finally:
+            os.close(fd)
+
+    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """A descriptor of a file in the VNF, as open(2) gives it. Close it.
+
+        Raises:
+            OSError: there is no such file.
+            NotSupported (EOPNOTSUPP): it is a machine, or on another host.
+        """
+        pid, inode = self._namespace()
+        fd = guest_root.open_in(pid, path, flags)
+        if netns.namespace_of(pid) != inode:  # the number is another process's by now
+            os.close(fd)
+            raise NetworkDown("its first process has ended")
+        return fd
+
+    def read_file(self, path: str, limit: int = FILE_LIMIT_BYTES) -> str:
+        """The last ``limit`` bytes of a file in the VNF; in a machine, cat(1) reads it.
+
+        Raises:
+            HypervisorError (EIO): there is no such file.
+        """
+        if self.pid is not None and not self.shares_kernel:
+            return self._ask_inside("cat", path)[-limit:]
+        try:
+            with os.fdopen(self.open_file(path), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise HypervisorError(f"{self.vnf}: {path} is not a file")
+                file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+                return file.read(limit).decode(errors="replace")
+        except OSError as error:
+            raise HypervisorError(f"{self.vnf}, {path}: {error.strerror}") from error
 
     def tool(self, *command: str) -> str:
         """Output of one of this host's programs, run in the VNF's network namespace.

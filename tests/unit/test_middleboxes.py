@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor.hypervisor_base import READY_LINE, REJECTED_LINE, CommandResult
-from middleboxes import Guest, Middlebox, Recipe, firewall, web
+from middleboxes import Guest, LiveFile, Middlebox, Recipe, Settings, firewall, web
 from nfio.errors import HypervisorError, NotSupported
 from nfio.modules import DEFAULT, ModuleRoot, resolve
 from nfio.recipes import init_script, recipe_hash
@@ -58,7 +58,7 @@ def test_a_count_goes_on_from_what_was_carried_over(entered: int, left: int, car
 
 
 def test_the_ruleset_replaces_all_rules_at_once() -> None:
-    (text,) = firewall.render(3).values()
+    (text,) = firewall.render(Settings(drops=3)).values()
     lines = text.splitlines()
     assert lines[:2] == ["flush ruleset", 'include "/etc/nfio/nf_conf"']
     assert firewall.counting_table(3) in text
@@ -105,7 +105,7 @@ def test_any_answer_is_a_status_or_refused(text: str) -> None:
 
 
 def test_the_status_is_served_on_the_loopback_only() -> None:
-    ((name, text),) = web.render(5).items()
+    ((name, text),) = web.render(Settings(drops=5)).items()
     assert f"listen 127.0.0.1:{web.STATUS_PORT};" in text
     assert f"include /etc/nfio/{name};" in web.MIDDLEBOX.default_config
 
@@ -117,7 +117,7 @@ def test_the_status_is_served_on_the_loopback_only() -> None:
 def test_a_type_says_all_that_users_need(kind: str) -> None:
     middlebox = TYPES[kind]
     assert middlebox.type == kind and middlebox.image == f"nfio/{kind}"
-    assert middlebox.summary and all(live.summary for live in middlebox.live.values())
+    assert middlebox.summary and all(file.summary for _, file in middlebox.all_files())
     assert middlebox.recipe.packages and middlebox.default_config.endswith("\n")
     assert not {"SYS_ADMIN", "SYS_MODULE", "ALL"} & set(middlebox.capabilities)
 
@@ -128,9 +128,11 @@ def test_live_files_of_a_vnf_on_another_host_say_that_they_are_not_here(kind: st
         return CommandResult(0, b"")
 
     guest = Guest(f"{kind}/a", "192.0.2.1", None, (), execute)
-    for live in TYPES[kind].live.values():
+    for path, file in TYPES[kind].all_files():
+        if not isinstance(file, LiveFile):
+            continue
         try:
-            assert isinstance(live.read(guest), str | int)
+            assert isinstance(file.read(guest, *["a"] * path.count("*")), str | int)
         except NotSupported as error:
             assert "another host" in error.line
 

@@ -52,7 +52,7 @@ def test_an_instance_is_made_whole(store: Store) -> None:
 
 def test_an_instance_that_cannot_be_made_whole_is_not_there_at_all(store: Store) -> None:
     with pytest.raises(OSError):
-        store.create_instance("plain", "a", 0o755, ME, {"no/such/directory": b""})
+        store.create_instance("plain", "a", 0o755, ME, {"config/nf_conf": b"", "config/nf_conf/below": b""})
     assert list(store.instances()) == [] and os.listdir(store.own / "new") == []
 
 

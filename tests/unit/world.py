@@ -33,7 +33,7 @@ MIDDLEBOX = Middlebox(
     check=("check",),
     reload=("apply",),
     default_config="plain\\n",
-    live={"greeting": LiveFile(lambda guest: f"hello from {guest.address}\\n", "a greeting")},
+    files={"greeting": LiveFile(lambda guest: f"hello from {guest.address}\\n", "a greeting")},
 )
 '''
 

@@ -1,0 +1,169 @@
+"""Operations on a type's own files: what they answer, and what a write to one does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+from middleboxes import Directory, Guest, Knob, LiveFile, Middlebox, Order, Settings
+from nfio.errors import AlreadyExists, Busy, InvalidValue, NotEmpty, NotFound
+from nfio.orchestrator import Orchestrator
+from nfio.states import State
+from nfio.type_files import Own, check_entry, default_of, entries_of, in_words, settings_of
+from nfio.values import MAX_BYTES
+from nfio.vnf import Vnf
+
+#: changes the running function to new settings
+Apply = Callable[..., None]
+
+
+class OwnOperations:
+    """Reads and writes of the files that the types declare."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def read_live(self, vnf: Vnf, own: Own) -> bytes:
+        assert isinstance(own.file, LiveFile)
+        value = own.file.read(vnf.running_guest(), *own.entries)
+        return f"{value}\n".encode() if isinstance(value, int) else value.encode()
+
+    # -- knobs ------------------------------------------------------------------------------
+
+    def set_value(self, vnf: Vnf, own: Own, content: bytes, take: Callable[[], None] | None = None) -> None:
+        """Put the value of a knob in force, then store it.
+
+        Args:
+            take: called when it is in force: takes the file away that holds the old one.
+
+        Raises:
+            InvalidValue (EINVAL): the knob does not take it, or the function refused the
+                configuration that it leads to. Nothing has changed.
+        """
+        assert isinstance(own.file, Knob)
+        with self._orchestrator.operation(vnf, own.path):
+            text = _text(own, content)
+            in_words(own.file.check, text, own.path)
+            place = vnf.path / own.path
+            before = place.read_bytes() if place.exists() else None
+            if own.made and before is None:
+                check_entry(self._middlebox(vnf), own)
+            if before is None or before.strip() != content.strip():
+                self._put_in_force(vnf, own, own.file.apply, changed={own.path: content})
+            if take is not None and before is not None:
+                take()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._orchestrator.store.write(place, content)
+            vnf.emptied.discard(own.path)
+            vnf.save(error="")
+
+    def give(self, vnf: Vnf, own: Own, text: str) -> None:
+        """Carry out an order. Raises NetworkDown (ENETDOWN) if the VNF does not run."""
+        order = own.file
+        assert isinstance(order, Order)
+        with self._orchestrator.operation(vnf, own.path):
+            guest = vnf.running_guest()
+            in_words(lambda given: order.give(guest, given, *own.entries), text, own.path)
+            vnf.save(error="")
+
+    # -- entries ----------------------------------------------------------------------------
+
+    def make_directory(self, vnf: Vnf, own: Own, mode: int, owner: tuple[int, int]) -> None:
+        """mkdir of an entry. Raises AlreadyExists (EEXIST), InvalidValue (EINVAL)."""
+        assert isinstance(own.file, Directory)
+        place = vnf.path / own.path
+        with self._orchestrator.operation(vnf, f"mkdir {own.path}"):
+            if place.exists():
+                raise AlreadyExists(own.path)
+            check_entry(self._middlebox(vnf), own)
+            self._put_in_force(vnf, own, own.file.apply, changed={f"{own.path}/": b""})
+            place.mkdir(parents=True)
+            for name, file in own.file.files.items():
+                if isinstance(file, Knob):
+                    (place / name).write_bytes(default_of(file))
+                    (place / name).chmod(0o644)
+            for path in (place, *place.iterdir()):
+                os.chown(path, *owner)
+            place.chmod(mode & 0o777)
+            vnf.save(error="")
+
+    def remove(self, vnf: Vnf, own: Own, take: Callable[[], None] | None = None) -> None:
+        """rmdir or rm of an entry. Raises NotEmpty (ENOTEMPTY) if others are in it.
+
+        Args:
+            take: takes its stored file away, if that is not just removed.
+        """
+        place = vnf.path / own.path
+        with self._orchestrator.operation(vnf, f"rm {own.path}"):
+            if not os.path.lexists(place):
+                raise NotFound(own.path)
+            if isinstance(own.file, Directory) and entries_of(own.file, place):
+                raise NotEmpty(own.path)
+            apply = own.file.apply if isinstance(own.file, Knob | Directory) else None
+            self._put_in_force(vnf, own, apply, without=own.path)
+            if take is not None:
+                take()
+            elif place.is_dir():
+                shutil.rmtree(place)
+            else:
+                place.unlink()
+            vnf.save(error="")
+
+    def renew(self, vnf: Vnf) -> None:
+        """Put in force what is stored, where it was changed otherwise."""
+        with self._orchestrator.operation(vnf, "renew"):
+            middlebox = self._middlebox(vnf)
+            if middlebox.render is not None and vnf.state is State.RUNNING:
+                self._orchestrator.configurator.reconfigure(vnf, settings_of(middlebox, vnf.path))
+
+    # -- all --------------------------------------------------------------------------------
+
+    def _middlebox(self, vnf: Vnf) -> Middlebox:
+        return self._orchestrator.modules.require(vnf.type)
+
+    def _put_in_force(
+        self,
+        vnf: Vnf,
+        own: Own,
+        apply: Apply | None,
+        changed: dict[str, bytes] | None = None,
+        without: str = "",
+    ) -> None:
+        self._orchestrator.refresh(vnf)
+        if vnf.state is State.PAUSED:
+            raise Busy(f"{vnf.label} is PAUSED: resume it before you change {own.path}")
+        if vnf.state is not State.RUNNING:
+            return  # it is configured when it is started
+        settings = settings_of(self._middlebox(vnf), vnf.path, 0, changed, without)
+        # Where this host cannot look into the guest, the type's command for it does the work.
+        guest = vnf.guest
+        if apply is not None and guest is not None and guest.is_open:
+            call = partial(_call, apply, guest, entries=own.entries)
+            self._orchestrator.configurator.reconfigure(vnf, settings, call)
+        else:
+            self._orchestrator.configurator.reconfigure(vnf, settings)
+
+
+def _call(apply: Apply, guest: Guest, settings: Settings, entries: tuple[str, ...]) -> None:
+    try:
+        apply(guest, settings, *entries)
+    except ValueError as error:
+        raise InvalidValue(str(error)) from None
+
+
+def _text(own: Own, content: bytes) -> str:
+    if len(content) > MAX_BYTES:
+        raise InvalidValue(f"{own.path} takes at most {MAX_BYTES} bytes")
+    try:
+        text = content.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise InvalidValue(f"{own.path} takes UTF-8 text") from None
+    assert isinstance(own.file, Knob)
+    lines = text.splitlines() if own.file.lines else [text]
+    if any(not character.isprintable() and character != "\t" for line in lines for character in line):
+        raise InvalidValue(f"{own.path} takes {'lines' if own.file.lines else 'one line'} of printable text")
+    return text

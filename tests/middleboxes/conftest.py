@@ -1,0 +1,48 @@
+"""What the tests of the types share. Each module names the types it needs in ``TYPES``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine_view import EngineView
+from lab import Client
+from mount import Mount, Vnf
+from stock import build
+
+NewClient = Callable[[Vnf], Client]
+
+
+@pytest.fixture(scope="module")
+def catalogue(view: EngineView, request: pytest.FixtureRequest) -> Iterator[Mount]:
+    """nfio, mounted on an engine that has the images of the module's types."""
+    build(view.probe, request.module.TYPES)
+    view.stock()
+    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
+        made = Mount(Path(path), view)
+        made.mount()
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def nfio(catalogue: Mount) -> Iterator[Mount]:
+    """The same for each test: it finds it empty."""
+    yield catalogue
+    catalogue.clear()
+
+
+@pytest.fixture
+def client() -> Iterator[NewClient]:
+    """Makes clients of a running VNF; they go when the test ends."""
+    made: list[Client] = []
+
+    def new(vnf: Vnf) -> Client:
+        made.append(Client(vnf))
+        return made[-1]
+
+    yield new
+    for one in made:
+        one.close()

@@ -1,0 +1,257 @@
+"""A type's own files: knobs, entries, orders; what is refused, what survives, what the guest is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from world import World, errno_of
+
+from nfio.states import State
+from nfio.vnf import Vnf
+
+KNOBS = '''\
+"""A type with all kinds of files."""
+
+from middleboxes import Directory, Knob, LiveFile, Middlebox, Order, Recipe, Settings
+
+
+def word(text: str) -> None:
+    if text not in ("accept", "drop"):
+        raise ValueError(f"write accept or drop, not {text!r}")
+
+
+def number(text: str) -> None:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is not a number")
+
+
+def render(settings: Settings):
+    lines = [f"policy {settings['policy']}", *settings.lines("forwards")]
+    for name in settings.names("sets"):
+        lines.append(f"set {name}: {' '.join(settings.names(f'sets/{name}'))}")
+    for name in settings.names("backends"):
+        lines.append(f"server {name} weight {settings[f'backends/{name}/weight']}")
+    return {"knobs": "\\n".join(lines) + "\\n"}
+
+
+GIVEN = []
+
+
+def give(guest, text):
+    if text == "wrong":
+        raise ValueError("that is no order")
+    GIVEN.append(text)
+
+
+MIDDLEBOX = Middlebox(
+    type="knobs",
+    summary="knobs",
+    recipe=Recipe(packages=()),
+    check=("check",),
+    reload=("apply",),
+    default_config="plain\\n",
+    render=render,
+    files={
+        "policy": Knob("the policy", word, "accept"),
+        "forwards": Knob("lines", lines=True),
+        "flush": Order("flushes", give),
+        "sets": Directory("sets", entries=Directory("a set", entries=Knob("an element")), check=number),
+        "backends": Directory(
+            "servers",
+            entries=Directory(
+                "a server",
+                {
+                    "weight": Knob("its weight", number, "1"),
+                    "load": LiveFile(lambda guest, name: f"{name}\\n", "its load"),
+                },
+            ),
+        ),
+    },
+)
+'''
+
+
+@pytest.fixture
+def vnf(world: World) -> Iterator[Vnf]:
+    (world.module_root / "knobs.py").write_text(KNOBS)
+    yield world.define(kind="knobs")
+
+
+@pytest.fixture
+def running(world: World, vnf: Vnf) -> Vnf:
+    world.engine.images.add("nfio/knobs")
+    world.act(vnf, "activate")
+    return vnf
+
+
+def at(file: str) -> str:
+    return f"/nf-types/knobs/a/{file}"
+
+
+def create(world: World, file: str, content: bytes = b"") -> None:
+    """As `>` does with a file that is not there."""
+    handle = world.tree.create(at(file), os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        if content:
+            handle.write(content, 0)
+    finally:
+        handle.close()
+
+
+def told(world: World, vnf: Vnf) -> list[str]:
+    """What the guest has in the file that is made from the knobs."""
+    return world.guest(vnf).config()["knobs"].decode().splitlines()
+
+
+def test_a_knob_holds_its_default_and_what_is_written_to_it(world: World, vnf: Vnf) -> None:
+    assert world.read(at("policy")) == b"accept\n"
+    assert world.tree.getattr(at("policy"))["st_size"] == 7
+    world.write(at("policy"), b"drop\n")
+    assert world.read(at("policy")) == b"drop\n"
+    world.again()
+    assert world.read(at("policy")) == b"drop\n"
+    world.tree.unlink(at("policy"))
+    world.caller = (0, 0, 1)
+    assert world.read(at("policy")) == b"accept\n"
+
+
+def test_a_knob_refuses_what_is_no_value_and_says_why(world: World, vnf: Vnf) -> None:
+    for bad in (b"maybe\n", b"\xff\xfe", b"drop\0", b"drop\ndrop\n", b"d" * 70000):
+        assert errno_of(lambda bad=bad: world.write(at("policy"), bad)) == "EINVAL"
+        assert world.read(at("policy")) == b"accept\n"
+    world.tree.open(at("policy"), os.O_WRONLY | os.O_TRUNC).close()  # `: > policy`
+    assert vnf.record.error == "policy: write accept or drop, not ''"
+    assert world.read(at("policy")) == b"accept\n"
+
+
+def test_a_running_vnf_is_told_before_the_write_returns_and_one_that_is_started(
+    world: World, vnf: Vnf
+) -> None:
+    world.engine.images.add("nfio/knobs")
+    world.write(at("policy"), b"drop\n")
+    world.act(vnf, "activate")
+    assert told(world, vnf) == ["policy drop"]
+    world.write(at("forwards"), b"tcp 80\n# no\n\n udp 53 \n")
+    assert told(world, vnf) == ["policy drop", "tcp 80", "udp 53"]
+    assert world.guest(vnf).commands[-2:] == [["check"], ["apply"]]
+    world.write(at("forwards"), b"tcp 81\n", os.O_APPEND)
+    assert world.read(at("forwards")) == b"tcp 80\n# no\n\n udp 53 \ntcp 81\n"
+    assert told(world, vnf)[-1] == "tcp 81"
+    commands = len(world.guest(vnf).commands)
+    world.write(at("policy"), b"drop\n")
+    assert len(world.guest(vnf).commands) == commands, "what is in force already is not applied again"
+
+
+def test_what_the_function_refuses_changes_nothing(world: World, running: Vnf) -> None:
+    world.write(at("forwards"), b"tcp 80\n")
+    before = told(world, running)
+    assert errno_of(lambda: world.write(at("forwards"), b"nonsense\n")) == "EINVAL"
+    assert "syntax error" in running.record.error
+    assert told(world, running) == before and world.read(at("forwards")) == b"tcp 80\n"
+    assert running.state is State.RUNNING
+
+
+def test_a_knob_does_not_bring_an_unfinished_configuration_into_force(world: World, running: Vnf) -> None:
+    world.write("/nf-types/knobs/a/config/nf_conf", b"half done: nonsense\n")
+    world.write(at("policy"), b"drop\n")
+    assert world.guest(running).config()["nf_conf"] == b"plain\n"
+    assert errno_of(lambda: world.act(running, "reload")) == "EINVAL"
+    assert told(world, running) == ["policy drop"]
+
+
+def test_a_paused_vnf_takes_no_change(world: World, running: Vnf) -> None:
+    world.act(running, "pause")
+    assert errno_of(lambda: world.write(at("policy"), b"drop\n")) == "EBUSY"
+    assert world.read(at("policy")) == b"accept\n"
+
+
+def test_entries_are_made_and_removed(world: World, running: Vnf) -> None:
+    world.tree.mkdir(at("sets/1"), 0o755)
+    create(world, "sets/1/10.0.0.5")
+    create(world, "sets/1/::1", b"a note\n")
+    assert world.tree.readdir(at("sets/1")) == ["10.0.0.5", "::1"]
+    assert world.read(at("sets/1/::1")) == b"a note\n"
+    assert told(world, running)[-1] == "set 1: 10.0.0.5 ::1"
+    assert errno_of(lambda: world.tree.rmdir(at("sets/1"))) == "ENOTEMPTY"
+    assert errno_of(lambda: world.tree.rmdir(at("sets"))) == "ENOTEMPTY"
+    assert errno_of(lambda: world.tree.mkdir(at("sets/1"), 0o755)) == "EEXIST"
+    world.again()
+    running = world.vnf(kind="knobs")
+    world.await_state(running, State.RUNNING)
+    world.tree.unlink(at("sets/1/10.0.0.5"))
+    assert told(world, running)[-1] == "set 1: ::1"
+    world.tree.unlink(at("sets/1/::1"))
+    world.tree.rmdir(at("sets/1"))
+    assert told(world, running) == ["policy accept"]
+    assert errno_of(lambda: world.tree.getattr(at("sets/1"))) == "ENOENT"
+
+
+def test_an_entry_has_files_of_its_own(world: World, running: Vnf) -> None:
+    assert errno_of(lambda: world.read(at("backends/b/weight"))) == "ENOENT"
+    world.tree.mkdir(at("backends/b"), 0o755)
+    assert world.tree.readdir(at("backends/b")) == ["load", "weight"]
+    assert world.read(at("backends/b/load")) == b"b\n"
+    world.write(at("backends/b/weight"), b"7\n")
+    assert told(world, running)[-1] == "server b weight 7"
+    assert errno_of(lambda: world.write(at("backends/b/weight"), b"x")) == "EINVAL"
+    assert errno_of(lambda: create(world, "backends/b/more")) == "EACCES"
+    world.tree.rmdir(at("backends/b"))
+    assert told(world, running) == ["policy accept"]
+
+
+@pytest.mark.parametrize("name", ["x", "1 2", "-1", "é"])
+def test_an_entry_needs_a_name_that_its_type_takes(world: World, vnf: Vnf, name: str) -> None:
+    assert errno_of(lambda: world.tree.mkdir(at(f"sets/{name}"), 0o755)) == "EINVAL"
+    assert errno_of(lambda: world.tree.mkdir(at("other"), 0o755)) == "EPERM"
+    assert errno_of(lambda: world.tree.mkdir(at("backends/none/x"), 0o755)) == "EPERM"
+    assert errno_of(lambda: create(world, "sets/none/1")) == "EACCES"
+
+
+def test_an_order_reaches_the_running_function_only(world: World, vnf: Vnf) -> None:
+    assert errno_of(lambda: world.write(at("flush"), b"all\n")) == "ENETDOWN"
+    world.engine.images.add("nfio/knobs")
+    world.act(vnf, "activate")
+    world.write(at("flush"), b" all\n")
+    assert world.orchestrator.modules.require("knobs").files["flush"].give.__globals__["GIVEN"] == ["all"]
+    assert errno_of(lambda: world.write(at("flush"), b"wrong\n")) == "EINVAL"
+    assert vnf.record.error == "flush: that is no order"
+    assert world.read(at("flush")) == b""
+
+
+def test_a_temporary_file_may_be_moved_over_a_knob_and_to_a_new_entry(world: World, running: Vnf) -> None:
+    world.tree.mkdir(at("sets/1"), 0o755)
+    for target, content in (("policy", b"drop\n"), ("sets/1/10.0.0.9", b"\n")):
+        temporary = f"{target.rpartition('/')[0]}/.ansible_tmpabc".lstrip("/")
+        create(world, temporary, content)
+        world.tree.rename(at(temporary), at(target))
+        assert errno_of(lambda temporary=temporary: world.tree.getattr(at(temporary))) == "ENOENT"
+    assert told(world, running) == ["policy drop", "set 1: 10.0.0.9"]
+    create(world, ".ansible_tmpabc", b"never\n")
+    assert errno_of(lambda: world.tree.rename(at(".ansible_tmpabc"), at("policy"))) == "EINVAL"
+    assert told(world, running)[0] == "policy drop"
+
+
+def test_a_removal_that_is_refused_at_its_end_has_changed_nothing(world: World, running: Vnf) -> None:
+    """`rm -r` of a VNF that runs unlinks all of its files before its rmdir is refused."""
+    world.write(at("policy"), b"drop\n")
+    world.tree.mkdir(at("sets/1"), 0o755)
+    create(world, "sets/1/10.0.0.5")
+    before = told(world, running)
+    world.tree.unlink(at("policy"))
+    world.tree.unlink(at("sets/1/10.0.0.5"))
+    world.tree.rmdir(at("sets/1"))
+    world.tree.rmdir(at("sets"))
+    assert told(world, running) == ["policy accept"]
+    assert errno_of(lambda: world.tree.rmdir("/nf-types/knobs/a")) == "EBUSY"
+    assert told(world, running) == before
+    assert world.read(at("policy")) == b"drop\n" and world.tree.readdir(at("sets/1")) == ["10.0.0.5"]
+
+
+def test_modes_and_owners_of_knobs_stay(world: World, vnf: Vnf) -> None:
+    world.tree.chmod(at("policy"), 0o600)
+    world.write(at("policy"), b"drop\n")
+    assert world.tree.getattr(at("policy"))["st_mode"] & 0o777 == 0o600
+    world.tree.chmod(at("flush"), 0o600)
+    assert world.read(at("flush")) == b""
