@@ -164,6 +164,11 @@ class Inventory:
             reached = State.RUNNING if after is State.PAUSED else after
             vnf.save(intent=reached.name, **({"error": ""} if before is State.ERROR else {}))
         self.tell(vnf, before, after, cause, reason)
+        if after is State.ERROR and not own:
+            self.died(vnf)
+
+    def died(self, vnf: Vnf) -> None:
+        """Called when a VNF was seen to have ended by itself."""
 
     def tell(self, vnf: Vnf, before: State, after: State, cause: str, reason: str = "") -> None:
         log.info("%s: %s -> %s (%s) %s", vnf.label, before.name, after.name, cause, reason)

@@ -25,6 +25,7 @@ from nfio.errors import (
 )
 from nfio.inventory import Inventory
 from nfio.modules import ModuleRoot
+from nfio.restarter import Restarter
 from nfio.states import ALWAYS_ACT, MOVES, REMOVABLE, Move, State, advice, move_of, way
 from nfio.store import Store
 from nfio.type_files import declared, default_of
@@ -41,6 +42,13 @@ class Orchestrator(Inventory):
     def __init__(self, store: Store, modules: ModuleRoot, hypervisor: HypervisorBase) -> None:
         super().__init__(store, modules, hypervisor)
         self.configurator = Configurator(store, modules, hypervisor)
+        self._restarter = Restarter(
+            lambda vnf: self._reach(vnf, State.RUNNING, "on-failure"), lambda vnf: _boot(vnf).restart
+        )
+
+    def stop(self) -> None:
+        self._restarter.stop()
+        super().stop()
 
     # -- defining ---------------------------------------------------------------------------
 
@@ -142,6 +150,7 @@ class Orchestrator(Inventory):
             StateTransitionNotAllowedException (EBUSY): not from this state.
             HypervisorError (EIO and its subclasses'): the hypervisor did not do it.
         """
+        vnf.orders += 1
         with self.operation(vnf, word[:40]):
             move = move_of(word)
             self.refresh(vnf)
@@ -150,7 +159,11 @@ class Orchestrator(Inventory):
 
     def reach(self, vnf: Vnf, wanted: State) -> None:
         """A write to ``state``: make the moves that lead there."""
-        with self.operation(vnf, wanted.name):
+        vnf.orders += 1
+        self._reach(vnf, wanted, wanted.name)
+
+    def _reach(self, vnf: Vnf, wanted: State, cause: str) -> None:
+        with self.operation(vnf, cause):
             self.refresh(vnf)
             for word in way(vnf.state, wanted):
                 self._perform(vnf, MOVES[word])
@@ -333,11 +346,20 @@ class Orchestrator(Inventory):
                 raise HypervisorError(f"the command ended with exit status {result.exit_code}{last}")
             vnf.save(error="")
 
+    def died(self, vnf: Vnf) -> None:
+        with suppress(NfioError):  # what boot.conf holds was put there without nfio
+            if _boot(vnf).restart:
+                self._restarter.died(vnf)
+
     def when_known(self) -> None:
         """Run what `autostart=yes` says shall run."""
         for vnf in list(self.vnfs.values()):
             try:
-                if values.parse_boot_conf(vnf.value("config/boot.conf")).autostart:
+                if _boot(vnf).autostart:
                     self.reach(vnf, State.RUNNING)
             except (NfioError, OSError) as error:
                 log.error("%s could not be started on mount: %s", vnf.label, error)
+
+
+def _boot(vnf: Vnf) -> values.BootConfig:
+    return values.parse_boot_conf(vnf.value("config/boot.conf"))

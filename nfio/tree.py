@@ -50,7 +50,7 @@ FILES: dict[str, FileSpec] = {
     "uuid": FileSpec(Kind.LIVE, 0o444, "the entity's uuid"),
     "command": FileSpec(Kind.CONTROL, 0o600, "write a command, read its output (stdout and stderr)"),
     "log": FileSpec(Kind.LIVE, 0o444, "the last 1 MiB of the VNF's console output"),
-    "config/boot.conf": FileSpec(Kind.VALUE, 0o644, "how to boot it: lines of key=value (autostart=yes|no)"),
+    "config/boot.conf": FileSpec(Kind.VALUE, 0o644, "how to boot it: lines of key=value (autostart=yes|no, restart=on-failure|no)"),
     "config/nf_conf": FileSpec(Kind.TEXT, 0o644, "the function's own configuration"),
     "machine/ip": FileSpec(Kind.VALUE, 0o644, "host that runs it; empty or localhost is this one"),
     "machine/vm.image": FileSpec(Kind.VALUE, 0o644, "image name; the type's own on mkdir"),

@@ -78,15 +78,20 @@ class BootConfig:
 
     Attributes:
         autostart: the VNF is run whenever nfio is mounted.
+        restart: it is started again when it has ended in ERROR.
         options: how it boots, if it is a machine.
     """
 
     autostart: bool = False
+    restart: bool = False
     options: BootOptions = field(default_factory=BootOptions)
 
 
-_SWITCH = {"yes": True, "no": False}
-_BOOT_KEYS = ("autostart", "kernel", "initrd", "cmdline")
+_SWITCHES = {
+    "autostart": {"yes": True, "no": False},
+    "restart": {"on-failure": True, "no": False},
+}
+_BOOT_KEYS = ("kernel", "initrd", "cmdline")
 
 
 def parse_boot_conf(data: bytes) -> BootConfig:
@@ -101,19 +106,21 @@ def parse_boot_conf(data: bytes) -> BootConfig:
         if not text or text.startswith("#"):
             continue
         key, equals, value = (part.strip() for part in text.partition("="))
-        if key not in _BOOT_KEYS or not equals:
+        if key not in (*_SWITCHES, *_BOOT_KEYS) or not equals:
             raise InvalidValue(
-                f"boot.conf, line {number}: {text[:40]!r} is none of: autostart=yes|no, kernel=, initrd=, "
-                "cmdline="
+                f"boot.conf, line {number}: {text[:40]!r} is none of: autostart=yes|no, "
+                "restart=on-failure|no, kernel=, initrd=, cmdline="
             )
-        if key == "autostart" and value not in _SWITCH:
-            raise InvalidValue(f"boot.conf, line {number}: autostart is yes or no, not {value[:40]!r}")
+        if key in _SWITCHES and value not in _SWITCHES[key]:
+            words = " or ".join(_SWITCHES[key])
+            raise InvalidValue(f"boot.conf, line {number}: {key} is {words}, not {value[:40]!r}")
         is_file = key == "initrd" or (key == "kernel" and value != "disk")
         if is_file and value and not value.startswith("/"):
             raise InvalidValue(f"boot.conf, line {number}: {key} is an absolute path, not {value[:40]!r}")
         found[key] = value
-    options = BootOptions(*(found.get(key) or None for key in _BOOT_KEYS[1:]))
-    return BootConfig(_SWITCH[found.get("autostart", "no")], options)
+    options = BootOptions(*(found.get(key) or None for key in _BOOT_KEYS))
+    autostart, restart = (words[found.get(key, "no")] for key, words in _SWITCHES.items())
+    return BootConfig(autostart, restart, options)
 
 
 #: stored files whose content is checked when it is written

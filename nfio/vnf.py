@@ -66,6 +66,7 @@ class Vnf:
         guest: what the type's module reads from while it runs.
         emptied: values that were truncated and not written yet (see Nfio).
         transcript: output of the last command.
+        orders: how many moves users have asked for.
         changed_ns: when it last changed, which is what its live files say of themselves. Their
             directory changes with every temporary file, and an editor that looked at it would
             think that the file it edits had been changed by somebody else.
@@ -83,6 +84,7 @@ class Vnf:
     guest: Guest | None = None
     emptied: set[str] = field(default_factory=set)
     transcript: bytes = b""
+    orders: int = 0
     changed_ns: int = 0
     _saving: threading.Lock = field(default_factory=threading.Lock)
     _seen: threading.Lock = field(default_factory=threading.Lock)

@@ -148,6 +148,19 @@ def test_what_happens_behind_nfios_back_is_seen(nfio: Mount) -> None:
     assert [event["cause"] for event in nfio.events(web)].count("engine") == 3
 
 
+@pytest.mark.engines(*CONTAINERS)
+def test_a_vnf_that_dies_is_started_again_if_its_boot_conf_says_so(nfio: Mount) -> None:
+    web = nfio.make("web", "www")
+    web.write("config/boot.conf", "restart=on-failure\n")
+    web.act("activate")
+    (guest,) = nfio.guests()
+    nfio.engine.kill(guest)
+    last = {"cause": "on-failure", "to": "RUNNING"}
+    wait_until(lambda: last.items() <= nfio.events(web)[-1].items(), 10, "it runs again")
+    assert "nfio web" in get(web.address)
+    assert [event["cause"] for event in nfio.events(web)][-4:] == ["engine", *["on-failure"] * 3]
+
+
 @pytest.mark.engines(*CONTAINERS)  # a machine is limited by what it was started with
 def test_limits_hold_and_are_lifted_while_it_runs(nfio: Mount) -> None:
     firewall = nfio.make("firewall", "fw0")

@@ -97,12 +97,13 @@ def test_flags_and_shell_characters_are_no_image(text: str) -> None:
 
 def test_boot_conf_holds_lines_of_key_and_value() -> None:
     assert values.parse_boot_conf(b"") == values.BootConfig(autostart=False)
+    assert values.parse_boot_conf(b"restart=on-failure\n") == values.BootConfig(restart=True)
     assert values.parse_boot_conf(b"# boots\n\n autostart = yes \n") == values.BootConfig(autostart=True)
     assert values.parse_boot_conf(b"autostart=yes\nautostart=no\n") == values.BootConfig(autostart=False)
 
 
 @pytest.mark.parametrize(
-    "text", [b"autostart", b"autostart=", b"autostart=maybe", b"=yes", b"cpu=1", b"\xff", b"autostart=yes;id"]
+    "text", [b"restart", b"restart=yes", b"autostart=on-failure", b"autostart", b"autostart=", b"autostart=maybe", b"=yes", b"cpu=1", b"\xff", b"autostart=yes;id"]
 )
 def test_unknown_keys_and_values_of_boot_conf_are_refused_with_their_line(text: bytes) -> None:
     with pytest.raises(InvalidValue, match=r"boot\.conf"):
