@@ -189,9 +189,9 @@ class Native(HypervisorBase):
         with self.store.told(), ExitStack() as undo:
             undo.callback(self._undo_start, vnf_id)
             self.store.note_ended(vnf_id)  # the run before this one, of which the traces go now
-            self.images.stack(guest, bundle)
+            overlay = self.runtime.prepare_root(self.images.stack(guest, bundle), bundle, self.timeout_s)
             with self.network.namespace() as namespace:
-                config = runtime_config(guest, f"/proc/{os.getpid()}/fd/{namespace}")
+                config = runtime_config(guest, f"/proc/{os.getpid()}/fd/{namespace}", overlay)
                 (bundle / "config.json").write_text(json.dumps(config))
                 # The container is made while its link is: its program waits for both.
                 with self.runtime.creation(vnf_id, self.timeout_s) as made:

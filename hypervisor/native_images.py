@@ -172,8 +172,8 @@ class NativeImages:
         return str(layer), "/"
 
     @staticmethod
-    def stack(guest: Guest, bundle: Path) -> None:
-        """Mount a guest's root file system."""
+    def stack(guest: Guest, bundle: Path) -> tuple[str, ...]:
+        """The layers that a guest's root file system is stacked from, below its ``upper``."""
         layers = guest.layers
         if layers[-1] == "/":
             # overlayfs refuses a layer that lies in another one, but for the uppermost. So what is
@@ -186,7 +186,7 @@ class NativeImages:
                     raise HypervisorError(f"cp: {last_line(done.stderr)}")
                 draft.rename(upper)
             layers = layers[1:]
-        mount_overlay(layers, bundle)
+        return layers
 
     def _make_layer(self, layer: Path, function: Function, hidden: tuple[str, ...], timeout_s: float) -> None:
         draft = layer.with_name(f".{uuid.uuid4().hex}")

@@ -176,6 +176,18 @@ class NativeRuntime:
             os.close(fifo)
             os.close(process)
 
+    def prepare_root(self, lower: tuple[str, ...], bundle: Path, timeout_s: float) -> list[str] | None:
+        """See to it that the layers of a guest become its root file system.
+
+        Returns:
+            What overlayfs is told when the runtime mounts it, where nobody but the guest sees it;
+            None if it is mounted already: crun refuses to mount on ``/``.
+        """
+        if Path(self.programs(timeout_s)[0]).name == "runc":
+            return overlay_options(lower, bundle)
+        mount_overlay(lower, bundle)
+        return None
+
     def has_begun(self, vnf_id: str) -> bool:
         """Whether the program of a container that was created was let begin."""
         return not (self._store.runtime_root / vnf_id / "exec.fifo").exists()
@@ -352,11 +364,16 @@ def ended(handle: int, timeout_s: float) -> bool:
     return bool(readable((handle,), timeout_s))
 
 
+def overlay_options(lower: tuple[str, ...], bundle: Path) -> list[str]:
+    """What overlayfs is told to stack a guest's root file system (kernel: filesystems/overlayfs)."""
+    return [f"lowerdir={':'.join(lower)}", f"upperdir={bundle / 'upper'}", f"workdir={bundle / 'work'}"]
+
+
 def mount_overlay(lower: tuple[str, ...], bundle: Path) -> None:
     """Stack a guest's root file system. HypervisorError (EIO) if the kernel refuses."""
-    options = f"lowerdir={':'.join(lower)},upperdir={bundle / 'upper'},workdir={bundle / 'work'}"
+    options = os.fsencode(",".join(overlay_options(lower, bundle)))
     target = os.fsencode(bundle / "rootfs")
-    if _libc.mount(b"overlay", target, b"overlay", 0, os.fsencode(options)) != 0:
+    if _libc.mount(b"overlay", target, b"overlay", 0, options) != 0:
         number = ctypes.get_errno()
         raise HypervisorError(f"its root file system could not be mounted: {os.strerror(number)}")
 

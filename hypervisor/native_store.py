@@ -7,7 +7,7 @@
     │   ├── guest.json          what it is made from (Guest)
     │   ├── run.json            its last run (Run); none if it was never started
     │   ├── config.json         the OCI runtime configuration of its last run
-    │   ├── rootfs/             where its root file system is mounted while it runs
+    │   ├── rootfs/             where its root file system is mounted while it runs, for it alone
     │   ├── upper/  work/       what it wrote
     │   ├── console.log         what it said
     │   ├── exit/<id>           the exit code of its last run, written by conmon
