@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 
 from hypervisor.libvirt_errors import translate, translate_errors
 from hypervisor.libvirt_library import libvirt, run_event_loop
-from nfio.errors import HypervisorError, HypervisorTimeout
+from nfio.errors import HypervisorError, HypervisorTimeout, HypervisorUnreachable
 
 LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 DEFAULT_URI = "qemu:///system"
-REMOTE_URI = "qemu+ssh://{host}/system"
+#: no_tty: ssh asks nobody for a password, since nobody is there
+REMOTE_URI = "qemu+ssh://{host}/system?no_tty=1"
 
 #: A daemon that leaves so many pings of this interval unanswered is taken for hung: calls that
 #: wait for it end with an error after _KEEPALIVE_S * (_KEEPALIVE_COUNT + 1) seconds.
@@ -76,12 +77,24 @@ def open_connection(uri: str, timeout_s: float) -> Any:
     with lock:
         abandoned = not result
     if abandoned:
-        raise HypervisorTimeout(f"libvirt at {uri} does not answer; is libvirtd hung?")
+        raise _late(uri, timeout_s)
     if isinstance(result[0], Exception):
         raise translate(result[0], uri) from result[0]
     with suppress(libvirt.libvirtError):
         result[0].setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
     return result[0]
+
+
+def _late(uri: str, timeout_s: float) -> HypervisorError:
+    """What is to be said of a daemon that no connection could be opened to in time."""
+    if urlsplit(uri).hostname:
+        # Whether its host is silent or the daemon on it cannot be told apart from here.
+        return HypervisorUnreachable(f"libvirt at {uri} cannot be reached: no answer within {timeout_s:g} s")
+    return _hung(uri)
+
+
+def _hung(uri: str) -> HypervisorTimeout:
+    return HypervisorTimeout(f"libvirt at {uri} does not answer; is libvirtd hung?")
 
 
 class Connections:
@@ -133,7 +146,7 @@ class Connections:
                 ping = self._pings[uri] = _Ping(self, host, timeout_s)
         ping.start()
         if not ping.done.wait(timeout_s):
-            raise HypervisorTimeout(f"libvirt at {uri} does not answer; is libvirtd hung?")
+            raise _hung(uri) if ping.reached else _late(uri, timeout_s)
         if ping.error is not None:
             raise type(ping.error)(ping.error.reason) from ping.error
 
@@ -147,6 +160,7 @@ class _Ping:
         self._timeout_s = timeout_s
         self._started = threading.Lock()
         self.done = threading.Event()
+        self.reached = False  # a connection is there
         self.error: HypervisorError | None = None
 
     def start(self) -> None:
@@ -156,6 +170,7 @@ class _Ping:
     def _ask(self) -> None:
         try:
             with self._connections.borrow(self._host, self._timeout_s) as connection:
+                self.reached = True
                 connection.getLibVersion()
         except HypervisorError as error:
             self.error = error

@@ -25,31 +25,25 @@ from hypervisor.hypervisor_base import (
 from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from hypervisor.libvirt_check import findings
 from hypervisor.libvirt_connection import Connections, is_local, uri_of
-from hypervisor.libvirt_console import Run, clear_serial, console_text
+from hypervisor.libvirt_console import Run, console_text
 from hypervisor.libvirt_errors import is_a, translate_errors
 from hypervisor.libvirt_events import follow
-from hypervisor.libvirt_images import machine_dir
 from hypervisor.libvirt_kvm import kind_of
 from hypervisor.libvirt_library import libvirt
 from hypervisor.libvirt_limits import require_possible, scale
-from hypervisor.libvirt_machine import (
-    CONSOLE_LOG,
-    SERIAL_LOG,
-    config_archive,
-    find_base,
-    kernel_of,
-    make_root_disk,
-    save_settings,
-    write_config_disk,
-)
+from hypervisor.libvirt_local import LocalMachine
+from hypervisor.libvirt_machine import CONSOLE_LOG, ROOT_DISK, SERIAL_LOG, Machine, kernel_of
 from hypervisor.libvirt_metadata import Asked, Mark, note, read_mark
 from hypervisor.libvirt_network import NETWORK, ensure_network, network_lock, release_network
+from hypervisor.libvirt_remote import RemoteMachine
 from hypervisor.libvirt_status import counters_of, is_gone, status_of
 from hypervisor.libvirt_xml import DomainPlan, domain_xml
-from nfio.errors import HypervisorError, HypervisorTimeout, NetworkDown, NoSuchVnf, NotSupported
+from nfio.errors import HypervisorError, HypervisorTimeout, NetworkDown, NoSuchVnf
 
 #: a daemon that takes longer to say that it is there is taken for hung
 PING_TIMEOUT_S = 2.0
+#: the same where the way to it may have to be opened anew
+REMOTE_PING_TIMEOUT_S = 8.0
 #: a machine that does not announce itself and ends within this time was not started
 EARLY_DEATH_S = 0.2
 _POLL_S = 0.02
@@ -74,17 +68,15 @@ class Libvirt(HypervisorBase):
     def is_local(self, host: str) -> bool:
         return is_local(host)
 
-    def require_host(self, host: str) -> None:
-        if not is_local(host):
-            raise NotSupported(
-                "machines are made on this host only: their disks and configuration are files of it"
-            )
-
     def ping(self, host: str) -> None:
-        self._connections.ping(host, PING_TIMEOUT_S)
+        self._connections.ping(host, PING_TIMEOUT_S if is_local(host) else REMOTE_PING_TIMEOUT_S)
 
     def _borrow(self, host: str) -> Any:
         return self._connections.borrow(host, self.timeout_s)
+
+    @staticmethod
+    def _machine(host: str, connection: Any, vnf_id: str) -> Machine:
+        return LocalMachine(vnf_id) if is_local(host) else RemoteMachine(vnf_id, connection, host)
 
     @staticmethod
     def _domain(connection: Any, vnf_id: str) -> tuple[Any, Mark]:
@@ -114,27 +106,26 @@ class Libvirt(HypervisorBase):
             return found
 
     def create(self, host: str, user: str, image_name: str, vnf_name: str, spec: VnfSpec) -> str:
-        self.require_host(host)
         vnf_id = str(uuid.UUID(spec.uuid)) if spec.uuid else str(uuid.uuid4())
         with self._borrow(host) as connection, ExitStack() as undo:
             cpus = connection.getInfo()[2]
             require_possible(spec.resources, cpus)
-            base = find_base(image_name)
-            kind = kind_of(connection, local=True)
-            kernel = kernel_of(base, spec.boot, kind)
-            self._destroy(connection, vnf_id)
+            machine = self._machine(host, connection, vnf_id)
+            base = machine.find_base(image_name)
+            kind = kind_of(connection, local=is_local(host))
+            kernel = kernel_of(machine, base, spec.boot, kind)
+            self._destroy(connection, vnf_id, machine)
             name = self._free_name(connection, f"{user}-{vnf_name}", vnf_id)
-            store = base.image.store if base.image else ""
-            directory = libvirt_images.make_machine(vnf_id, store)
-            undo.callback(libvirt_images.remove_machine, vnf_id)
-            save_settings(vnf_id, spec)
+            undo.callback(machine.remove)
+            machine.make(base)
+            machine.save_settings(spec)
             mark = Mark(
                 root=spec.root,
                 type=spec.type,
                 instance=spec.instance,
                 uuid=spec.uuid,
                 image=image_name,
-                store=store,
+                store=base.image.store if base.image else "",
                 announces="yes" if base.image and base.image.announces else "",
             )
             plan = DomainPlan(
@@ -144,10 +135,10 @@ class Libvirt(HypervisorBase):
                 mark=mark,
                 resources=spec.resources,
                 cpus=cpus,
-                disk=make_root_disk(base, directory),
-                config=write_config_disk(vnf_id) if base.image else None,
-                serial_log=directory / SERIAL_LOG,
-                console_log=directory / CONSOLE_LOG if base.image else None,
+                disk=machine.path(ROOT_DISK),
+                config=machine.write_config_disk() if base.image else None,
+                serial_log=machine.path(SERIAL_LOG),
+                console_log=machine.path(CONSOLE_LOG) if base.image else None,
                 network=NETWORK,
                 mac=_mac(vnf_id),
                 kernel=kernel,
@@ -177,10 +168,10 @@ class Libvirt(HypervisorBase):
 
     def destroy(self, host: str, vnf_id: str) -> ReturnCode:
         with self._borrow(host) as connection:
-            self._destroy(connection, vnf_id)
+            self._destroy(connection, vnf_id, self._machine(host, connection, vnf_id))
         return SUCCESS
 
-    def _destroy(self, connection: Any, vnf_id: str) -> None:
+    def _destroy(self, connection: Any, vnf_id: str, machine: Machine) -> None:
         try:
             domain, _ = self._domain(connection, vnf_id)
             # One that has ended meanwhile, or whose removal goes on in another thread, is as good.
@@ -198,7 +189,7 @@ class Libvirt(HypervisorBase):
         except libvirt.libvirtError as error:
             if not is_a(error, "VIR_ERR_NO_DOMAIN"):
                 raise
-        libvirt_images.remove_machine(vnf_id)
+        machine.remove()
 
     def push_config(self, host: str, vnf_id: str, config_dir: Path) -> None:
         with self._borrow(host) as connection:
@@ -207,13 +198,13 @@ class Libvirt(HypervisorBase):
                 return  # it reads it when it starts
             deadline = time.monotonic() + self.timeout_s
             libvirt_agent.await_agent(domain, deadline, ours=True)
-            libvirt_agent.configure(domain, config_archive(vnf_id, config_dir), deadline)
+            archive = self._machine(host, connection, vnf_id).config_archive(config_dir)
+            libvirt_agent.configure(domain, archive, deadline)
 
     # -- running ----------------------------------------------------------------------------
 
     def start(self, host: str, vnf_id: str) -> ReturnCode:
         """Starts a domain."""
-        self.require_host(host)
         with self._borrow(host) as connection:
             domain, mark = self._domain(connection, vnf_id)
             state = domain.state()[0]
@@ -221,11 +212,11 @@ class Libvirt(HypervisorBase):
                 return SUCCESS
             if not is_gone(domain):
                 raise HypervisorError("the domain is paused: unpause it")
-            directory = machine_dir(vnf_id)
+            machine = self._machine(host, connection, vnf_id)
             if mark.ours:
-                write_config_disk(vnf_id)
-            clear_serial(directory)
-            run = Run(directory)
+                machine.write_config_disk()
+            machine.begin_log(SERIAL_LOG)
+            run = Run(machine)
             with network_lock():
                 ensure_network(connection)
             asked = Asked(mark.asked)
@@ -235,10 +226,10 @@ class Libvirt(HypervisorBase):
             except libvirt.libvirtError:
                 note(domain, mark, asked)
                 raise
-            self._await_start(domain, mark, run)
+            self._await_start(domain, mark, run, machine.poll_s)
         return SUCCESS
 
-    def _await_start(self, domain: Any, mark: Mark, run: Run) -> None:
+    def _await_start(self, domain: Any, mark: Mark, run: Run, poll_s: float) -> None:
         begun = time.monotonic()
         while time.monotonic() - begun < self.start_timeout_s:
             if is_gone(domain):
@@ -247,7 +238,7 @@ class Libvirt(HypervisorBase):
                 return
             if mark.ours and (run.is_ready() if mark.announces else run.has_begun(EARLY_DEATH_S)):
                 return
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
         raise HypervisorTimeout(f"it started and did not report within {self.start_timeout_s:g} s")
 
     def restart(self, host: str, vnf_id: str) -> ReturnCode:
@@ -323,7 +314,11 @@ class Libvirt(HypervisorBase):
     def inspect(self, host: str, vnf_id: str) -> GuestStatus:
         with self._borrow(host) as connection:
             domain, mark = self._domain(connection, vnf_id)
-            return status_of(connection, domain, mark, local=is_local(host))
+            return self._status(host, connection, domain, mark)
+
+    def _status(self, host: str, connection: Any, domain: Any, mark: Mark) -> GuestStatus:
+        machine = self._machine(host, connection, domain.UUIDString())
+        return status_of(connection, domain, mark, machine, local=is_local(host))
 
     def list_guests(self, host: str, root: str) -> list[GuestStatus]:
         guests = []
@@ -332,7 +327,7 @@ class Libvirt(HypervisorBase):
                 try:
                     mark = read_mark(domain)
                     if mark is not None and mark.root == root:
-                        guests.append(status_of(connection, domain, mark, local=is_local(host)))
+                        guests.append(self._status(host, connection, domain, mark))
                 except libvirt.libvirtError as error:
                     if not is_a(error, "VIR_ERR_NO_DOMAIN"):
                         raise
@@ -346,8 +341,9 @@ class Libvirt(HypervisorBase):
     def console_log(self, host: str, vnf_id: str, limit_bytes: int) -> bytes:
         with self._borrow(host) as connection:
             _, mark = self._domain(connection, vnf_id)
-            self.require_host(host)
-            return console_text(machine_dir(vnf_id), ours=mark.ours, limit_bytes=limit_bytes)
+            machine = self._machine(host, connection, vnf_id)
+            machine.look()
+            return console_text(machine, ours=mark.ours, limit_bytes=limit_bytes)
 
     def counters(self, host: str, vnf_id: str) -> tuple[LinkCounters, Usage]:
         with self._borrow(host) as connection:

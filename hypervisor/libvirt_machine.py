@@ -1,17 +1,21 @@
-"""The files that make a machine: its own disk over its image, and the disk with its configuration."""
+"""What a machine is made of, wherever its host keeps it: its disks, its configuration, its logs.
+
+``LocalMachine`` (libvirt_local) keeps them as files of this host, ``RemoteMachine``
+(libvirt_volumes) as volumes of a storage pool on another.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-import subprocess
 import tarfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from hypervisor.hypervisor_base import BootOptions, VnfSpec
-from hypervisor.libvirt_disks import CMDLINE, DISK, EMULATED_CMDLINE, INITRD, KERNEL
-from hypervisor.libvirt_images import Image, find_image, machine_dir, store_dir
+from hypervisor.libvirt_disks import CMDLINE, EMULATED_CMDLINE
+from hypervisor.libvirt_images import Image
 from hypervisor.libvirt_xml import Kernel
 from nfio.errors import HypervisorError, NotSupported
 
@@ -21,29 +25,133 @@ _SETTINGS = "settings.json"
 
 #: ``kernel=`` in boot.conf that boots what the disk itself holds
 BOOT_FROM_DISK = "disk"
-_TIMEOUT_S = 60
+#: files that virtlogd keeps of a log beside the present one, at most
+_BACKUPS = 9
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a machine is made from: an image of nfio's, or somebody's disk image."""
+    """What a machine is made from: an image of nfio's, or somebody's disk image.
 
-    disk: Path
-    image: Image | None
+    Attributes:
+        disk, kernel, initrd: paths on the machine's host; the last two only of an image of nfio's.
+        format: of the disk (``qcow2``). It is said and never guessed again: a guest could write
+            another one's header.
+    """
 
-
-def find_base(name: str) -> Base:
-    """What ``vm.image`` says. HypervisorError (EIO) if it is not there."""
-    if not name.startswith("/"):
-        image = find_image(name)
-        return Base(store_dir(image.store) / DISK, image)
-    disk = Path(name)
-    if not disk.is_file():
-        raise HypervisorError(f"no such disk image: {name}")
-    return Base(disk, None)
+    disk: PurePath
+    format: str
+    image: Image | None = None
+    kernel: str = ""
+    initrd: str = ""
 
 
-def kernel_of(base: Base, boot: BootOptions, kind: str) -> Kernel | None:
+class Machine(ABC):
+    """The files of one machine. Names are those above; sizes are bytes.
+
+    Methods raise HypervisorError (EIO), OSError, or libvirt's errors.
+    """
+
+    #: how often a log is looked at for a word that is waited for, in seconds
+    poll_s: float
+
+    @abstractmethod
+    def find_base(self, image_name: str) -> Base:
+        """What ``vm.image`` says, on the machine's host. HypervisorError (EIO) if it is not there."""
+
+    @abstractmethod
+    def has_file(self, path: str) -> bool:
+        """Whether a file can be on its host; false only if it is known not to be."""
+
+    @abstractmethod
+    def make(self, base: Base) -> None:
+        """Its place and a disk of its own over ``base``, which is never written to."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove all of it, and what only it had of its image. Nothing there is a success."""
+
+    @abstractmethod
+    def path(self, name: str) -> PurePath:
+        """Where a file of it is on its host."""
+
+    @abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Make or replace a file."""
+
+    @abstractmethod
+    def read_end(self, name: str, limit_bytes: int) -> bytes | None:
+        """The last part of a file; None if there is none."""
+
+    @abstractmethod
+    def extent(self, name: str) -> tuple[int, int]:
+        """Which file has that name now, as a number, and its size; zeros if none has."""
+
+    @abstractmethod
+    def begin_log(self, name: str) -> None:
+        """Forget what a log of the last run said, as far as its next run does not replace it."""
+
+    def look(self) -> None:  # noqa: B027  # on this host nothing needs to be looked for
+        """Notice what has come since: logs that were turned over."""
+
+    def tail(self, name: str, limit_bytes: int) -> bytes:
+        """The last part of a log and of those that it was turned over to (console.log.0 …)."""
+        parts: list[bytes] = []
+        missing = limit_bytes
+        for number in range(-1, _BACKUPS):
+            part = self.read_end(name if number < 0 else f"{name}.{number}", missing)
+            if part is None:
+                break
+            parts.insert(0, part)
+            missing -= len(part)
+            if missing <= 0:
+                break
+        return b"".join(parts)
+
+    # -- configuration ----------------------------------------------------------------------
+
+    def save_settings(self, spec: VnfSpec) -> None:
+        """Keep what the machine's init is told at each start."""
+        settings = {
+            "config_dir": None if spec.config_dir is None else str(spec.config_dir),
+            "machine": {
+                "hostname": spec.instance,
+                "sysctls": "".join(f"{key} = {value}\n" for key, value in spec.sysctls.items()),
+                "user": "" if spec.user is None else f"{spec.user}\n",
+            },
+        }
+        self.write(_SETTINGS, json.dumps(settings).encode())
+
+    def config_archive(self, config_dir: Path | None = None) -> bytes:
+        """The tar file that its init reads, with the present files of its configuration."""
+        text = self.read_end(_SETTINGS, 1 << 20)
+        if text is None:
+            raise HypervisorError("its settings are gone from its host: destroy it and make it anew")
+        settings = json.loads(text)
+        directory = config_dir or (settings["config_dir"] and Path(settings["config_dir"]))
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            for name, words in settings["machine"].items():
+                _add(tar, f"machine/{name}", words.encode())
+            if directory:
+                for path in sorted(directory.iterdir()):
+                    if path.is_file():
+                        _add(tar, f"config/{path.name}", path.read_bytes())
+        return archive.getvalue()
+
+    def write_config_disk(self) -> PurePath:
+        """Write its configuration to the disk that it reads when it starts; where that is."""
+        self.write(CONFIG_DISK, self.config_archive())
+        return self.path(CONFIG_DISK)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o644
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def kernel_of(machine: Machine, base: Base, boot: BootOptions, kind: str) -> Kernel | None:
     """The kernel that a machine is started with; None: the one that its disk holds.
 
     Raises:
@@ -57,87 +165,9 @@ def kernel_of(base: Base, boot: BootOptions, kind: str) -> Kernel | None:
     words = [boot.cmdline] if boot.cmdline else []
     if base.image is not None:
         words = [CMDLINE, *([EMULATED_CMDLINE] if kind == "qemu" else []), *words]
-    if boot.kernel is not None:
-        kernel, initrd = boot.kernel, boot.initrd or ""
-    else:
-        directory = base.disk.parent
-        kernel, initrd = str(directory / KERNEL), boot.initrd or str(directory / INITRD)
-    for file in (kernel, initrd):
-        if file and not (file.startswith("/") and Path(file).is_file()):
+    kernel = base.kernel if boot.kernel is None else boot.kernel
+    initrd = boot.initrd or ("" if boot.kernel is not None else base.initrd)
+    for file in (boot.kernel, boot.initrd):
+        if file and not (file.startswith("/") and machine.has_file(file)):
             raise HypervisorError(f"boot.conf: there is no file {file}; kernel and initrd are absolute paths")
     return Kernel(kernel, initrd, " ".join(words))
-
-
-def make_root_disk(base: Base, directory: Path) -> Path:
-    """A disk of the machine's own, over its image, which is never written to."""
-    place = directory / ROOT_DISK
-    described = json.loads(_qemu_img("info", "-U", "--output=json", str(base.disk)))
-    # The format is said and never guessed again: a guest could write another one's header.
-    _qemu_img(
-        *("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "-F", described["format"]),
-        *("-b", str(base.disk), str(place)),
-    )
-    place.chmod(0o600)
-    return place
-
-
-def _qemu_img(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["qemu-img", *arguments], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
-        )
-    except FileNotFoundError:
-        raise HypervisorError("qemu-img is not installed: apt-get install qemu-utils") from None
-    except subprocess.TimeoutExpired as error:
-        raise HypervisorError(str(error)) from error
-    if done.returncode:
-        raise HypervisorError(done.stderr.strip() or f"qemu-img {arguments[0]} failed")
-    return done.stdout
-
-
-# -- configuration --------------------------------------------------------------------------
-
-
-def save_settings(vnf_id: str, spec: VnfSpec) -> None:
-    """Keep what the machine's init is told at each start."""
-    settings = {
-        "config_dir": None if spec.config_dir is None else str(spec.config_dir),
-        "machine": {
-            "hostname": spec.instance,
-            "sysctls": "".join(f"{key} = {value}\n" for key, value in spec.sysctls.items()),
-            "user": "" if spec.user is None else f"{spec.user}\n",
-        },
-    }
-    (machine_dir(vnf_id) / _SETTINGS).write_text(json.dumps(settings))
-
-
-def config_archive(vnf_id: str, config_dir: Path | None = None) -> bytes:
-    """The tar file that a machine's init reads, with the present files of its configuration."""
-    settings = json.loads((machine_dir(vnf_id) / _SETTINGS).read_text())
-    directory = config_dir or (settings["config_dir"] and Path(settings["config_dir"]))
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name, text in settings["machine"].items():
-            _add(tar, f"machine/{name}", text.encode())
-        if directory:
-            for path in sorted(directory.iterdir()):
-                if path.is_file():
-                    _add(tar, f"config/{path.name}", path.read_bytes())
-    return archive.getvalue()
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), 0o644
-    tar.addfile(entry, io.BytesIO(content))
-
-
-def write_config_disk(vnf_id: str) -> Path:
-    """Write a machine's configuration to the disk that it reads when it starts."""
-    place = machine_dir(vnf_id) / CONFIG_DISK
-    # Rewritten in place: a machine may have it open, and its owner is QEMU while one has.
-    with place.open("r+b" if place.exists() else "xb") as disk:
-        disk.truncate(0)
-        disk.write(config_archive(vnf_id))
-    place.chmod(0o600)
-    return place

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypervisor.hypervisor_base import GuestStatus, LinkCounters, Phase, Usage
 from hypervisor.libvirt_console import await_exit
-from hypervisor.libvirt_images import machine_dir
 from hypervisor.libvirt_library import libvirt
+from hypervisor.libvirt_machine import Machine
 from hypervisor.libvirt_metadata import Asked, Mark
 from hypervisor.libvirt_network import address_of
 from hypervisor.libvirt_xml import LiveDomain, parse_domain
@@ -43,8 +43,8 @@ _LAST_WORDS_S = 0.3
 _AGENT_TIMEOUT_S = 2
 
 
-def status_of(connection: Any, domain: Any, mark: Mark, *, local: bool) -> GuestStatus:
-    """Look at a domain. Raises libvirt's errors."""
+def status_of(connection: Any, domain: Any, mark: Mark, machine: Machine, *, local: bool) -> GuestStatus:
+    """Look at a domain; ``local``: it is on this host. Raises libvirt's errors."""
     state, detail = domain.state()
     word, phase = STATES.get(state, (f"state {state}", Phase.BROKEN))
     vnf_id, name = domain.UUIDString(), domain.name()
@@ -67,19 +67,19 @@ def status_of(connection: Any, domain: Any, mark: Mark, *, local: bool) -> Guest
         if mark.asked == Asked.NOTHING.value:
             phase = Phase.CONFIGURED
         else:
-            code, reason = _ending(vnf_id, mark, detail, local=local)
+            code, reason = _ending(machine, mark, detail)
     return GuestStatus(
         vnf_id, mark.uuid, name, word, phase, exit_code=code, reason=reason, links=(), shares_kernel=False
     )
 
 
-def _ending(vnf_id: str, mark: Mark, detail: int, *, local: bool) -> tuple[int | None, str]:
+def _ending(machine: Machine, mark: Mark, detail: int) -> tuple[int | None, str]:
     """How a domain's last run ended: the function's exit code, and what was wrong."""
     if mark.asked == Asked.KILL.value:
         return KILLED, ""
     # One that its host destroyed has said nothing; for others the log may be on its way.
     wait_s = 0.0 if detail == _DESTROYED else _LAST_WORDS_S
-    exited = await_exit(machine_dir(vnf_id), wait_s) if local and mark.ours else None
+    exited = await_exit(machine, wait_s) if mark.ours else None
     if exited is not None:
         if exited.out_of_memory:
             return exited.code, "its kernel killed it: out of memory (vm.memory)"

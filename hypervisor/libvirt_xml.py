@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from pathlib import Path
+from pathlib import PurePath
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -57,10 +57,10 @@ class DomainPlan:
     mark: Mark
     resources: Resources
     cpus: int
-    disk: Path
-    config: Path | None
-    serial_log: Path
-    console_log: Path | None
+    disk: PurePath
+    config: PurePath | None
+    serial_log: PurePath
+    console_log: PurePath | None
     network: str
     mac: str
     kernel: Kernel | None = None
@@ -151,7 +151,7 @@ def _add_boot(root: Element, plan: DomainPlan) -> None:
         SubElement(features, name)
 
 
-def _add_disk(devices: Element, path: Path, kind: str, target: str, *, read_only: bool = False) -> None:
+def _add_disk(devices: Element, path: PurePath, kind: str, target: str, *, read_only: bool = False) -> None:
     disk = SubElement(devices, "disk", type="file", device="disk")
     SubElement(disk, "driver", name="qemu", type=kind, discard="unmap")
     SubElement(disk, "source", file=str(path))

@@ -26,6 +26,7 @@ class LibvirtView(EngineView):
     created = "shut off"
     ended = "shut off"
     whole_suite = False
+    other_hosts = True
     no_image = "no image"
     little_memory = "emory"
     name_taken = "already"

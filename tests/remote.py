@@ -48,10 +48,25 @@ def make_certificates(directory: Path) -> None:
 
 
 class Sshd:
-    """An ssh server that lets the tests' key in, and its users find the remote engine."""
+    """An ssh server that lets the tests' key in, and its users find the remote engine.
 
-    def __init__(self, directory: Path, engine: PrivateEngine) -> None:
+    Args:
+        directory: where it keeps everything.
+        engine: the Docker engine that its users find, if any.
+        address, port: where it listens.
+        inside: command that runs another one on the server's host; none is this one.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        engine: PrivateEngine | None = None,
+        address: str = SSH_HOST,
+        port: int = SSH_PORT,
+        inside: tuple[str, ...] = (),
+    ) -> None:
         self.directory = directory
+        self.inside = inside
         directory.mkdir(mode=0o700)
         for name in ("host", "user", "stranger"):
             subprocess.run(
@@ -59,12 +74,14 @@ class Sshd:
             )
         shutil.copy(directory / "user.pub", directory / "authorized_keys")
         host_key = (directory / "host.pub").read_text()
-        (directory / "known_hosts").write_text(f"[{SSH_HOST}]:{SSH_PORT} {host_key}")
+        (directory / "known_hosts").write_text(
+            f"[{address}]:{port} {host_key}" if port != 22 else f"{address} {host_key}"
+        )
         (directory / "sshd_config").write_text(
-            f"ListenAddress {SSH_HOST}:{SSH_PORT}\nHostKey {directory}/host\nPidFile none\n"
+            f"ListenAddress {address}:{port}\nHostKey {directory}/host\nPidFile none\n"
             f"AuthorizedKeysFile {directory}/authorized_keys\nStrictModes no\nUsePAM no\n"
             f"PasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxStartups 100\n"
-            f"SetEnv DOCKER_HOST={engine.url} PATH={os.environ['PATH']}\n"
+            f"SetEnv PATH={os.environ['PATH']}" + (f" DOCKER_HOST={engine.url}\n" if engine else "\n")
         )
         self.use_key("user")
         # The user's ssh configuration, without touching the real one.
@@ -91,7 +108,14 @@ class Sshd:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, for privilege separation
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [shutil.which("sshd") or "", "-D", "-e", "-f", str(self.directory / "sshd_config")],
+                [
+                    *self.inside,
+                    shutil.which("sshd") or "",
+                    "-D",
+                    "-e",
+                    "-f",
+                    str(self.directory / "sshd_config"),
+                ],
                 stdout=log,
                 stderr=log,
             )

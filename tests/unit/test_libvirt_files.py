@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor import libvirt_disks, libvirt_images, libvirt_kvm, libvirt_machine
+from hypervisor import libvirt_disks, libvirt_images, libvirt_kvm, libvirt_remote
 from hypervisor.hypervisor_base import BootOptions, VnfSpec
-from hypervisor.libvirt_console import Exit, Run, clear_serial, console_text, exit_of, log_tail
+from hypervisor.libvirt_console import Exit, Run, console_text, exit_of
 from hypervisor.libvirt_guest import initrd_init, programs
+from hypervisor.libvirt_local import LocalMachine
+from hypervisor.libvirt_machine import Base, kernel_of
+from hypervisor.libvirt_volumes import Pool
 from nfio.errors import (
     Busy,
     ConfigurationRejected,
@@ -24,6 +27,7 @@ from nfio.errors import (
     NotSupported,
 )
 
+MACHINE = LocalMachine("2dd9c6dc-5b78-4b55-9baf-4e59e55c9322")
 BAD_NAMES = ("nfio/../../etc", "../x", "..", "/", "a/b/../../../c", "x\0y", "", "nfio/" + "x" * 300)
 
 
@@ -122,51 +126,51 @@ def test_a_machine_id_is_a_uuid_and_no_path(home: Path) -> None:
 # -- boot.conf ------------------------------------------------------------------------------
 
 
-def base(home: Path, *, ours: bool = True) -> libvirt_machine.Base:
+def base(home: Path, *, ours: bool = True) -> Base:
     if ours:
-        return libvirt_machine.find_base(imported(home, "nfio/web").name)
+        return MACHINE.find_base(imported(home, "nfio/web").name)
     disk = home.parent / "disk.img"
-    disk.write_bytes(b"x")
-    return libvirt_machine.find_base(str(disk))
+    disk.write_bytes(b"x" * 512)
+    return MACHINE.find_base(str(disk))
 
 
 def test_an_image_of_nfios_boots_its_own_kernel(home: Path, fake_disk: None) -> None:
-    kernel = libvirt_machine.kernel_of(base(home), BootOptions(cmdline="debug"), "kvm")
+    kernel = kernel_of(MACHINE, base(home), BootOptions(cmdline="debug"), "kvm")
     assert kernel is not None
     assert Path(kernel.kernel).is_file() and Path(kernel.initrd).is_file()
     assert kernel.cmdline == f"{libvirt_disks.CMDLINE} debug"
 
 
 def test_a_disk_boots_what_it_holds(home: Path, fake_disk: None) -> None:
-    assert libvirt_machine.kernel_of(base(home), BootOptions(kernel="disk"), "qemu") is None
-    assert libvirt_machine.kernel_of(base(home, ours=False), BootOptions(), "qemu") is None
+    assert kernel_of(MACHINE, base(home), BootOptions(kernel="disk"), "qemu") is None
+    assert kernel_of(MACHINE, base(home, ours=False), BootOptions(), "qemu") is None
     with pytest.raises(NotSupported):
-        libvirt_machine.kernel_of(base(home, ours=False), BootOptions(cmdline="x"), "qemu")
+        kernel_of(MACHINE, base(home, ours=False), BootOptions(cmdline="x"), "qemu")
 
 
 def test_a_kernel_that_is_not_there_is_said(home: Path, fake_disk: None) -> None:
     for boot in (BootOptions(kernel="/nonexistent"), BootOptions(kernel="vmlinuz")):
         with pytest.raises(HypervisorError, match=r"boot\.conf"):
-            libvirt_machine.kernel_of(base(home, ours=False), boot, "qemu")
+            kernel_of(MACHINE, base(home, ours=False), boot, "qemu")
     with pytest.raises(HypervisorError, match="no such disk image"):
-        libvirt_machine.find_base("/nonexistent.qcow2")
+        MACHINE.find_base("/nonexistent.qcow2")
 
 
 # -- configuration --------------------------------------------------------------------------
 
 
 def test_the_configuration_disk_holds_the_present_files(home: Path) -> None:
-    vnf_id = str(uuid.uuid4())
-    directory = libvirt_images.make_machine(vnf_id, "")
+    directory = libvirt_images.make_machine(str(uuid.uuid4()), "")
+    machine = LocalMachine(directory.name)
     config = home.parent / "config"
     config.mkdir()
     (config / "nf_conf").write_text("first\n")
     spec = VnfSpec(instance="fw0", sysctls={"net.ipv4.ip_forward": "1"}, user=33, config_dir=config)
-    libvirt_machine.save_settings(vnf_id, spec)
-    disk = libvirt_machine.write_config_disk(vnf_id)
+    machine.save_settings(spec)
+    disk = machine.write_config_disk()
     (config / "nf_conf").write_text("2\n")
-    assert libvirt_machine.write_config_disk(vnf_id) == disk and disk.parent == directory
-    assert disk.stat().st_mode & 0o077 == 0
+    assert machine.write_config_disk() == disk and disk.parent == directory
+    assert isinstance(disk, Path) and disk.stat().st_mode & 0o077 == 0
     with tarfile.open(fileobj=io.BytesIO(disk.read_bytes())) as tar:
         found = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
     assert found == {
@@ -186,13 +190,20 @@ def test_a_command_of_an_image_is_a_list_of_arguments() -> None:
 # -- logs -----------------------------------------------------------------------------------
 
 
-def test_the_end_of_a_log_goes_back_over_those_it_was_turned_over_to(tmp_path: Path) -> None:
-    log = tmp_path / "console.log"
-    assert log_tail(log, 100) == b""
+@pytest.fixture
+def log_dir(home: Path) -> Path:
+    """Where MACHINE's logs are."""
+    MACHINE.directory.mkdir(parents=True)
+    return MACHINE.directory
+
+
+def test_the_end_of_a_log_goes_back_over_those_it_was_turned_over_to(log_dir: Path) -> None:
+    log = log_dir / "console.log"
+    assert MACHINE.tail("console.log", 100) == b""
     log.write_bytes(b"789")
     log.with_name("console.log.0").write_bytes(b"456")
     log.with_name("console.log.1").write_bytes(b"123")
-    assert [log_tail(log, n) for n in (2, 3, 5, 9, 100)] == [
+    assert [MACHINE.tail("console.log", n) for n in (2, 3, 5, 9, 100)] == [
         b"89",
         b"789",
         b"56789",
@@ -212,45 +223,89 @@ def test_the_end_of_a_log_goes_back_over_those_it_was_turned_over_to(tmp_path: P
     ],
 )
 def test_how_a_function_ended_is_the_inits_own_word(
-    tmp_path: Path, serial: str, expected: Exit | None
+    log_dir: Path, serial: str, expected: Exit | None
 ) -> None:
-    (tmp_path / "serial.log").write_bytes(serial.encode())
-    assert exit_of(tmp_path) == expected
-    clear_serial(tmp_path)
-    assert exit_of(tmp_path) is None
+    (log_dir / "serial.log").write_bytes(serial.encode())
+    assert exit_of(MACHINE) == expected
+    MACHINE.begin_log("serial.log")
+    assert exit_of(MACHINE) is None
 
 
-def test_the_log_of_a_machine_that_did_not_come_up_is_its_kernels(tmp_path: Path) -> None:
-    (tmp_path / "serial.log").write_bytes(b"Kernel panic\n")
-    assert console_text(tmp_path, ours=True, limit_bytes=100) == b"Kernel panic\n"
-    (tmp_path / "serial.log").write_bytes(b"nfio: started\n")
-    assert console_text(tmp_path, ours=True, limit_bytes=100) == b""
-    (tmp_path / "console.log").write_bytes(b"words\n")
-    assert console_text(tmp_path, ours=True, limit_bytes=100) == b"words\n"
-    assert console_text(tmp_path, ours=False, limit_bytes=100) == b"nfio: started\n"
+def test_the_log_of_a_machine_that_did_not_come_up_is_its_kernels(log_dir: Path) -> None:
+    (log_dir / "serial.log").write_bytes(b"Kernel panic\n")
+    assert console_text(MACHINE, ours=True, limit_bytes=100) == b"Kernel panic\n"
+    (log_dir / "serial.log").write_bytes(b"nfio: started\n")
+    assert console_text(MACHINE, ours=True, limit_bytes=100) == b""
+    (log_dir / "console.log").write_bytes(b"words\n")
+    assert console_text(MACHINE, ours=True, limit_bytes=100) == b"words\n"
+    assert console_text(MACHINE, ours=False, limit_bytes=100) == b"nfio: started\n"
 
 
-def test_the_word_of_the_run_before_is_not_taken_for_this_ones(tmp_path: Path) -> None:
-    log = tmp_path / "console.log"
+def test_the_word_of_the_run_before_is_not_taken_for_this_ones(log_dir: Path) -> None:
+    log = log_dir / "console.log"
     log.write_text("nfio: ready\n")
-    run = Run(tmp_path)
+    run = Run(MACHINE)
     assert not run.is_ready()
     with log.open("a") as file:
         file.write("words\nnfio: ready\n")
     assert run.is_ready()
-    log.rename(tmp_path / "console.log.0")
+    log.rename(log_dir / "console.log.0")
     log.write_text("nfio: ready\n")
     assert run.is_ready()
 
 
-def test_why_a_start_failed(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    (tmp_path / "serial.log").write_text("nfio: exit 78\n")
-    (tmp_path / "console.log").write_text("nfio: rejected\nline 7: what is this?\n")
+def test_why_a_start_failed(log_dir: Path) -> None:
+    run = Run(MACHINE)
+    (log_dir / "serial.log").write_text("nfio: exit 78\n")
+    (log_dir / "console.log").write_text("nfio: rejected\nline 7: what is this?\n")
     failure = run.failure()
     assert isinstance(failure, ConfigurationRejected) and failure.reason == "line 7: what is this?"
-    (tmp_path / "console.log").write_text("no such luck\n")
+    (log_dir / "console.log").write_text("no such luck\n")
     assert run.failure().reason == "its program ended at once with exit code 78: no such luck"
+
+
+# -- images on other hosts ------------------------------------------------------------------
+
+
+class Shelf(Pool):
+    """A pool's volumes by name, and the file that each lies over."""
+
+    def __init__(self, volumes: dict[str, str]) -> None:
+        self.volumes = volumes
+
+    def names(self) -> list[str]:
+        return list(self.volumes)
+
+    def delete(self, name: str) -> None:
+        del self.volumes[name]
+
+    def base_of(self, name: str) -> str:
+        return self.volumes[name]
+
+
+def test_images_on_another_host_go_when_nobody_wants_them_any_more(home: Path, fake_disk: None) -> None:
+    named = imported(home, "nfio/web").store
+    ours = f"image.{libvirt_remote._origin()}."
+    kept = {
+        f"{ours}{named}.disk.qcow2": "",
+        f"{ours}{named}.whole": "",
+        f"{ours}replaced-and-used.disk.qcow2": "",
+        f"{ours}replaced-and-used.whole": "",
+        f"{MACHINE.directory.name}.root.qcow2": f"/pool/{ours}replaced-and-used.disk.qcow2",
+        "image.another-host.store.disk.qcow2": "",
+        "a stranger's": "",
+    }
+    gone = {
+        f"{ours}replaced.disk.qcow2": "",
+        f"{ours}replaced.whole": "",
+        f"{ours}interrupted.disk.qcow2": "",
+    }
+    shelf = Shelf({**gone, **kept})
+    libvirt_remote._clear_images(shelf)
+    assert shelf.volumes == kept
+    del shelf.volumes[f"{ours}{named}.whole"]
+    libvirt_remote._clear_images(shelf)
+    assert f"{ours}{named}.disk.qcow2" not in shelf.volumes
 
 
 # -- KVM ------------------------------------------------------------------------------------
