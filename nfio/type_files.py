@@ -53,6 +53,7 @@ class Own:
 
 
 def default_of(file: File) -> bytes:
+    """What a file holds until somebody writes to it."""
     return f"{file.default}\n".encode() if isinstance(file, Knob) and file.default else b""
 
 
