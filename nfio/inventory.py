@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from dataclasses import replace
 
-from hypervisor.hypervisor_base import CommandResult, GuestEvent, GuestStatus, HypervisorBase
+from hypervisor.hypervisor_base import CommandResult, GuestEvent, GuestStatus, HypervisorBase, Phase
 from middleboxes import Guest
 from middleboxes.host.links import LinkTable
 from middleboxes.host.processes import ProcessWatch
@@ -19,6 +20,9 @@ from nfio.store import Store
 from nfio.vnf import Vnf, death_of, ticket
 
 log = logging.getLogger(__name__)
+
+#: of the console, to find out why one ended
+LAST_WORDS_BYTES = 4096
 
 
 class Inventory:
@@ -142,10 +146,23 @@ class Inventory:
         status: GuestStatus | None = None
         if vnf_id is not None:
             try:
-                status = self.hypervisor.inspect(vnf.host, vnf_id)
+                status = self._with_last_words(vnf, self.hypervisor.inspect(vnf.host, vnf_id))
             except NoSuchVnf:
                 status = None
         self.record(vnf, status, taken, own=own)
+
+    def _with_last_words(self, vnf: Vnf, status: GuestStatus) -> GuestStatus:
+        """Let one that ended by itself say why, where its engine does not know."""
+        code = status.exit_code
+        by_itself = status.phase is Phase.EXITED and vnf.intent is State.RUNNING and not status.reason
+        if not by_itself or code is None or not 0 < code < 128 or vnf.state is State.ERROR:
+            return status
+        try:
+            text = self.hypervisor.console_log(vnf.host, status.vnf_id, LAST_WORDS_BYTES)
+        except NfioError:
+            return status
+        lines = text.decode(errors="replace").strip().splitlines()
+        return replace(status, reason=f"log ends with {lines[-1][:200]!r}") if lines else status
 
     def record(
         self, vnf: Vnf, status: GuestStatus | None, taken: int, *, own: bool, cause: str = "engine"

@@ -87,6 +87,17 @@ def test_every_vnf_is_adopted_as_it_was(world: World, state: State) -> None:
     assert world.vnf().state is State.RUNNING
 
 
+@pytest.mark.parametrize(("code", "told"), [(1, True), (137, False)])
+def test_one_that_ends_by_itself_has_its_last_words_in_error(world: World, code: int, told: bool) -> None:
+    vnf = world.in_state(State.RUNNING)
+    guest = world.guest(vnf)
+    guest.console += b"some\nthe disk is full\n"
+    world.engine.end(guest.vnf_id, code)
+    world.await_state(vnf, State.ERROR)
+    assert f"exit code {code}" in vnf.record.error and "echo RUNNING" in vnf.record.error
+    assert ("log ends with 'the disk is full'" in vnf.record.error) is told
+
+
 def test_what_happened_while_nfio_was_not_there_is_seen(world: World) -> None:
     killed, stopped, removed = (world.in_state(State.RUNNING, name) for name in ("a", "b", "c"))
     world.end()
