@@ -91,6 +91,7 @@ class Client:
         for process in self._processes:
             process.kill()
             process.wait(10)
-            if process.stdout is not None:
-                process.stdout.close()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stream.close()
         _ip("netns", "delete", self.name)

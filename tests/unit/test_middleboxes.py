@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hypervisor.hypervisor_base import READY_LINE, REJECTED_LINE, CommandResult
 from middleboxes import Guest, LiveFile, Middlebox, Recipe, Settings, firewall, web
+from middleboxes.host.nft_listing import zeroing
 from nfio.errors import HypervisorError, NotSupported
 from nfio.modules import DEFAULT, ModuleRoot, resolve
 from nfio.recipes import init_script, recipe_hash
@@ -58,9 +59,9 @@ def test_a_count_goes_on_from_what_was_carried_over(entered: int, left: int, car
 
 
 def test_the_ruleset_replaces_all_rules_at_once() -> None:
-    (text,) = firewall.render(Settings(drops=3)).values()
+    (text,) = firewall.render(Settings({"policy": "drop"}, drops=3)).values()
     lines = text.splitlines()
-    assert lines[:2] == ["flush ruleset", 'include "/etc/nfio/nf_conf"']
+    assert lines[:2] == ['flush ruleset; define POLICY = "drop"', 'include "/etc/nfio/nf_conf"']
     assert firewall.counting_table(3) in text
 
 
@@ -71,6 +72,43 @@ def test_nfios_own_table_is_not_shown() -> None:
     assert firewall.without_own_table("") == ""
     similar = "table inet nfio2 {\n}\ntable ip nfio {\n}\n"
     assert firewall.without_own_table(similar) == similar
+
+
+def test_a_set_is_one_of_each_family_and_no_element_is_in_another() -> None:
+    made = {"sets": ("bad",), "sets/bad": ("10.0.0.0_24", "10.0.0.7", "192.0.2.1", "2001:db8::_32")}
+    text = "".join(firewall.commands(Settings({}, made), "bad"))
+    assert "add element inet filter bad {10.0.0.0/24,192.0.2.1/32,};" in text
+    assert "add element inet filter bad-v6 {2001:db8::/32,};" in text
+    assert "add element" not in "".join(firewall.commands(Settings(), "bad"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "10.0.0.1_24", "10.0.0.0/24", "10.0.0.1_", "::1%eth0", "10.0.0.1 "]
+)
+def test_what_is_no_element_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no address or prefix"):
+        firewall.network(name)
+
+
+def test_counters_are_zeroed_by_replacing_their_rules() -> None:
+    listing = """\
+table ip mine { # handle 1
+\tset s { # handle 4
+\t\ttype ipv4_addr
+\t}
+
+\tchain in { # handle 2
+\t\ttype filter hook input priority filter; policy drop;
+\t\ttcp dport { 22, 80 } counter packets 3 bytes 180 accept comment "x # handle 9" # handle 3
+\t\tct state established accept # handle 5
+\t}
+}
+"""
+    rule = 'tcp dport { 22, 80 } counter packets 0 bytes 0 accept comment "x # handle 9"'
+    assert zeroing(listing) == [
+        "reset counters table ip mine;",
+        f"replace rule ip mine in handle 3 {rule};",
+    ]
 
 
 # -- web --------------------------------------------------------------------------------------
