@@ -151,8 +151,7 @@ class Directory:
         entries: what users may make in it: a ``Directory`` by mkdir, or a ``Knob`` by writing a
             file, which ``rm`` removes again. None: nothing.
         check: raises ValueError, with the reason in words, for a name that no entry may have.
-        apply: as a ``Knob``'s, for entries that are directories: called when one was made or
-            removed, with its name as the last argument.
+        apply: of a directory that is an entry: called, as a ``Knob``'s, when it was made or removed.
     """
 
     summary: str

@@ -17,6 +17,8 @@ _PROGRAMS = {
     "fusermount": ("unmounting", "fuse3"),
     "nsenter": ("live files of a running VNF", "util-linux"),
     "nft": ("live files of firewalls", "nftables"),
+    "conntrack": ("connections of firewalls and of nat", "conntrack"),
+    "tc": ("live files of shapers", "iproute2"),
     "mmdebstrap": ("nfio image build", "mmdebstrap"),
 }
 

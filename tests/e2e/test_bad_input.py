@@ -212,7 +212,7 @@ def test_an_instance_needs_a_name(mount: Mount) -> None:
         assert errno_of(lambda name=name: os.mkdir(place + b"/" + name)) == "EINVAL", name
         assert errno_of(lambda name=name: os.stat(place + b"/" + name)) == "ENOENT", name
     for name, error in (
-        (b"..", "EEXIST"), (b".", "EEXIST"), (b"a/b", "ENOENT"), (b"../router", "EPERM"), (b"a" * 2000, "ENAMETOOLONG"),
+        (b"..", "EEXIST"), (b".", "EEXIST"), (b"a/b", "ENOENT"), (b"../teapot", "EPERM"), (b"a" * 2000, "ENAMETOOLONG"),
     ):  # fmt: skip
         assert errno_of(lambda name=name: os.mkdir(place + b"/" + name)) == error, name
     with pytest.raises(ValueError, match="null"):
@@ -248,8 +248,8 @@ def test_directories_are_made_among_the_instances_of_a_type_only(mount: Mount, v
     )):  # fmt: skip
         assert errno_of((mount.path / place / "new").mkdir) == "EPERM", place
     assert errno_of((vnf.path / "config").mkdir) == "EEXIST"
-    assert errno_of((mount.path / "nf-types/router").mkdir) == "EPERM"
-    assert errno_of((mount.path / "nf-types/router/r0").mkdir) == "ENOENT"
+    assert errno_of((mount.path / "nf-types/teapot").mkdir) == "EPERM"
+    assert errno_of((mount.path / "nf-types/teapot/r0").mkdir) == "ENOENT"
     assert errno_of((vnf.path / "uuid/x").mkdir) == "ENOTDIR"
     assert errno_of(vnf.path.mkdir) == "EEXIST"
 

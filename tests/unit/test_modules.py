@@ -24,9 +24,12 @@ def modules(tmp_path: Path) -> ModuleRoot:
     return ModuleRoot(tmp_path)
 
 
-def test_nfio_comes_with_a_firewall_and_a_web_server() -> None:
+CATALOGUE = "dhcp dns firewall ids loadbalancer nat proxy router shaper web"
+
+
+def test_nfio_comes_with_its_catalogue() -> None:
     modules = ModuleRoot(resolve(DEFAULT))
-    assert {"firewall", "web"} <= set(modules.types())
+    assert sorted(modules.types()) == CATALOGUE.split()
     assert modules.broken == {}
 
 
