@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from hypervisor.libvirt_errors import is_a
@@ -24,6 +26,10 @@ BRIDGE = "nfiovirt0"
 _SUBNETS = [
     IPv4Network(f"10.{third}.{fourth}.0/24") for third in (213, 214, 215) for fourth in (250, 251, 252, 253)
 ]
+
+#: this host's ARP table: address, type, flags, MAC address, mask, device (linux/Documentation, proc)
+_ARP = Path("/proc/net/arp")
+_ARP_COMPLETE = 0x2
 
 _here = threading.Lock()
 
@@ -89,7 +95,7 @@ def release_network(connection: Any) -> None:
 
 
 def address_of(connection: Any, domain: Any, live: LiveDomain, agent_timeout_s: int) -> str:
-    """A running domain's own address: its agent says it, or its DHCP lease, or this host's ARP table."""
+    """A running domain's own address: its agent says it, or its DHCP lease, or its host's ARP table."""
     if live.agent and domain.isActive() and domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
         try:
             domain.agentSetResponseTimeout(agent_timeout_s, 0)
@@ -105,10 +111,21 @@ def address_of(connection: Any, domain: Any, live: LiveDomain, agent_timeout_s: 
         for lease in sorted(leases, key=lambda lease: -lease["expirytime"]):
             if lease["mac"] in live.links.values() and ":" not in lease["ipaddr"]:
                 return str(lease["ipaddr"])
+    if not urlsplit(connection.getURI()).hostname:
+        return _neighbour(_ARP.read_text(), set(live.links.values()))
     try:
         return _first(domain, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP, live)
     except libvirt.libvirtError:
         return ""
+
+
+def _neighbour(table: str, macs: set[str]) -> str:
+    """An address in this host's ARP table. libvirt 9.0 reads it wrong ("wrong nlmsg len")."""
+    for line in table.splitlines()[1:]:
+        address, _, flags, mac, *_ = line.split()
+        if mac in macs and int(flags, 16) & _ARP_COMPLETE:
+            return address
+    return ""
 
 
 def _first(domain: Any, source: int, live: LiveDomain) -> str:

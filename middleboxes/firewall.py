@@ -57,7 +57,7 @@ def counting_table(drops: int) -> str:
 def check_policy(text: str) -> None:
     """Raises ValueError if it is no policy."""
     if text not in ("accept", "drop"):
-        raise ValueError("accept or drop")
+        raise ValueError("write accept or drop")
 
 
 def check_set(name: str) -> None:

@@ -48,7 +48,7 @@ def check_forwards(text: str) -> None:
 def check_masquerade(text: str) -> None:
     """Raises ValueError if it is neither on nor off."""
     if text not in ("on", "off"):
-        raise ValueError("on or off")
+        raise ValueError("write on or off")
 
 
 def render(settings: Settings) -> Mapping[str, str]:
