@@ -103,7 +103,19 @@ def test_boot_conf_holds_lines_of_key_and_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"restart", b"restart=yes", b"autostart=on-failure", b"autostart", b"autostart=", b"autostart=maybe", b"=yes", b"cpu=1", b"\xff", b"autostart=yes;id"]
+    "text",
+    [
+        b"restart",
+        b"restart=yes",
+        b"autostart=on-failure",
+        b"autostart",
+        b"autostart=",
+        b"autostart=maybe",
+        b"=yes",
+        b"cpu=1",
+        b"\xff",
+        b"autostart=yes;id",
+    ],
 )
 def test_unknown_keys_and_values_of_boot_conf_are_refused_with_their_line(text: bytes) -> None:
     with pytest.raises(InvalidValue, match=r"boot\.conf"):

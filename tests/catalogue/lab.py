@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from typing import IO
 
 from mount import Vnf
@@ -95,3 +96,6 @@ class Client:
                 if stream is not None:
                     stream.close()
         _ip("netns", "delete", self.name)
+
+
+NewClient = Callable[[Vnf], Client]

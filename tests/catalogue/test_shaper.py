@@ -6,17 +6,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 from engine import wait_until
-from lab import Client
+from lab import Client, NewClient
 from mount import Mount, Vnf, errno_of
 from views import CONTAINERS
 
 pytestmark = pytest.mark.engines(*CONTAINERS)
 TYPES = ("shaper",)
-NewClient = Callable[[Vnf], Client]
 
 THERE = "192.0.2.1"
 MBIT = 1_000_000

@@ -10,16 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine import wait_until
-from lab import Client
+from lab import Client, NewClient
 from mount import Mount, Vnf, errno_of
 from views import CONTAINERS
 
-NewClient = Callable[[Vnf], Client]
 TYPES = ("ids",)
 pytestmark = pytest.mark.engines(*CONTAINERS)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import NewClient
 from engine import wait_until
+from lab import NewClient
 from mount import Mount, errno_of
 from peers import Connection, seen_by, serve
 from views import CONTAINERS, MAIN_LINE

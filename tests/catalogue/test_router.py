@@ -6,18 +6,16 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
 
 import psutil
 import pytest
 from engine import wait_until
-from lab import Client
+from lab import Client, NewClient
 from mount import Mount, Vnf, errno_of
 from views import CONTAINERS
 
 pytestmark = pytest.mark.engines(*CONTAINERS)
 TYPES = ("router",)
-NewClient = Callable[[Vnf], Client]
 
 LEFT, RIGHT = "198.51.100.0/24", "192.0.2.0/24"
 #: addresses of the routers in a network of their own, on their only interface

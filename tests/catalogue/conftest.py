@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_view import EngineView
-from lab import Client
+from lab import Client, NewClient
 from mount import Mount, Vnf
 from stock import build
-
-NewClient = Callable[[Vnf], Client]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import NewClient
 from engine import wait_until
-from lab import Client
+from lab import Client, NewClient
 from mount import Mount, Vnf, errno_of
 from peers import Connection, seen_by, serve
 from views import CONTAINERS, MAIN_LINE
