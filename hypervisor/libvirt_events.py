@@ -66,11 +66,11 @@ def follow(connection: Any, root: str) -> Iterator[GuestEvent | None]:
                 continue
             if vnf_id == _CLOSED:
                 raise HypervisorUnreachable("libvirt closed the connection on which its events came")
-            mark = _look(connection, vnf_id, known)
+            seen = _look(connection, vnf_id, known)
             # An agent that comes up tells the address of a machine that no start has waited for.
-            if mark is not None and mark.root == root and not (is_agents and mark.ours):
-                silent.note(vnf_id, mark)
-                yield GuestEvent(vnf_id, mark.uuid)
+            if seen is not None and seen.root == root and not (is_agents and seen.ours):
+                silent.note(vnf_id, seen)
+                yield GuestEvent(vnf_id, seen.uuid)
     finally:
         for number in registered:
             with suppress(libvirt.libvirtError):

@@ -183,8 +183,8 @@ def remove_image(name: str) -> None:
         found = next((image for image in images() if image.name == _plain(name)), None)
         if found is None:
             raise NotFound(f"no such image: {_plain(name)}")
-        if found.store in _used():
-            raise Busy(f"a VNF is made from {found.name}")
+        if user := _used().get(found.store):
+            raise Busy(f"{found.name} is used by the domain {user}: destroy it first")
         _index(name).unlink(missing_ok=True)
     clear_store()
 
@@ -213,11 +213,12 @@ def remove_machine(vnf_id: str) -> None:
     clear_store()
 
 
-def _used() -> set[str]:
-    used = set()
+def _used() -> dict[str, str]:
+    """What is in use of the store, and a machine that is made from it."""
+    used = {}
     for path in (home() / "machines").glob("*/store"):
         try:
-            used.add(path.read_text())
+            used[path.read_text()] = path.parent.name
         except OSError:
             continue
     return used
@@ -232,7 +233,7 @@ def clear_store() -> None:
         if not idle:
             return
         with locked("store"):
-            wanted = _used() | {image.store for image in images()}
+            wanted = _used().keys() | {image.store for image in images()}
             for path in (home() / "store").iterdir():
                 if path.name not in wanted and not path.name.startswith(_DRAFT):
                     shutil.rmtree(path, ignore_errors=True)

@@ -103,6 +103,8 @@ def parse_host(line: str) -> list[str]:
     _address(words[1], line)
     if len(words) == 3 and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", words[2]):
         raise ValueError(f"{line!r}: {words[2]!r} is no host name")
+    if len(words) == 3 and re.fullmatch(r"ignore|infinite|\d+[mhdws]?", words[2], re.IGNORECASE):
+        raise ValueError(f"{line!r}: to dnsmasq {words[2]!r} is no name, but a lease time or an order")
     return [words[0].lower(), *words[1:]]
 
 

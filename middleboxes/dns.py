@@ -14,6 +14,7 @@ SOCKET = "/run/unbound.ctl"
 # A view that no client is in. It tells which of the local data are nfio's, and which nf_conf's.
 VIEW = "nfio"
 TTL_S = 3600  # unbound's own, of a record that has none
+RECORD_BYTES = 2000  # its control socket drops whoever sends a longer line (remote.c: 2,048 with its end)
 
 _FILE = f"/etc/nfio/{CONFIGURATION}"
 _CONTROL = f"unbound-control -q -c {_FILE}"
@@ -50,7 +51,10 @@ def record(line: str) -> tuple[str, str]:
     kind, value = found["type"].upper(), found["value"]
     if kind in ("A", "AAAA"):
         value = str((ipaddress.IPv4Address if kind == "A" else ipaddress.IPv6Address)(value))
-    return name, f"{name}\t{found['ttl'] or TTL_S}\tIN\t{kind}\t{value}"
+    whole = f"{name}\t{found['ttl'] or TTL_S}\tIN\t{kind}\t{value}"
+    if len(whole.encode()) > RECORD_BYTES:
+        raise ValueError(f"{line[:40]!r}… is longer than the {RECORD_BYTES} bytes that unbound takes")
+    return name, whole
 
 
 def _domain(text: str) -> str:
@@ -64,6 +68,9 @@ def forwarder(line: str) -> str:
     address, at, port = line.partition("@")
     if at and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"{line!r}: {port!r} is not a port")
+    # What stands behind a % can be anything, and unbound would take it for configuration.
+    if "%" in address:
+        raise ValueError(f"{line!r}: an address without the name of an interface")
     return f"{ipaddress.ip_address(address)}{at}{port}"
 
 

@@ -14,10 +14,11 @@ from nfio.errors import Busy, ConfigurationRejected, HypervisorError, Hypervisor
 TABLE = "nfio"
 RULESET = "nfio-ruleset.nft"
 
-# A policy that no chain takes would protect nothing, and nobody would be told.
+# A policy that no chain takes would protect nothing, and nobody would be told: a ruleset that nft
+# takes without knowing the policy does not ask for it.
 APPLY = f"""\
 if ! grep -q 'define POLICY = "accept"' /etc/nfio/{RULESET} &&
-    ! grep -qs '^[^#]*policy  *[$]POLICY' /etc/nfio/*; then
+    sed 's/define POLICY = "[a-z]*"//' /etc/nfio/{RULESET} | nft -c -f - 2> /dev/null; then
     echo 'policy is not accept, and no chain of nf_conf takes it: write policy $POLICY; in those that shall'
     exit 1
 fi
@@ -130,7 +131,8 @@ def render(settings: Settings) -> Mapping[str, str]:
     lines = [f'flush ruleset; define POLICY = "{settings["policy"]}"']
     for name in settings.names("sets"):
         lines.append(" ".join(commands(settings, name)))
-    lines += ['include "/etc/nfio/nf_conf"', counting_table(settings.drops)]
+    # nft takes the newline behind an include for its own: a second one ends what nf_conf does not.
+    lines += ['include "/etc/nfio/nf_conf"', "", counting_table(settings.drops)]
     return {RULESET: "\n".join(lines)}
 
 

@@ -25,12 +25,16 @@ plugin="{_PLUGINS}/ulogd_output_JSON.so"
 stack=log:NFLOG,base:BASE,ifi:IFINDEX,ip:IP2STR,json:JSON
 [log]
 group={ids_recorder.LOG_GROUP}
+netlink_qtimeout=10
 [json]
 file="{ids_recorder.LOGGED}"
 sync=1
 """
 
-_RULE = re.compile(r'"([^"\\]{1,100})"\s+([^;#]+)')
+MESSAGE_BYTES = 100  # nft 1.0.6 overruns its stack with a prefix of more than 127
+_RULE = re.compile(r'"([^"\\$]{1,100})"\s+([^;#]+)')
+# Statements of nft's that change packets, or whether they are tracked: a sensor looks on.
+_CHANGES = re.compile(r"(?<![@\w])(set|notrack|tproxy)\b")
 
 
 def parse_rule(line: str) -> tuple[str, str]:
@@ -40,10 +44,13 @@ def parse_rule(line: str) -> tuple[str, str]:
         ValueError: it is no rule.
     """
     found = _RULE.fullmatch(line)
-    if found is None or not found[1].isprintable():
+    if found is None or not found[1].isprintable() or len(found[1].encode()) > MESSAGE_BYTES:
         raise ValueError(
-            f'{line!r}: a rule is "message" (1 to 100 characters) and a match of nft\'s, without ; and #'
+            f'{line!r}: a rule is "message" (1 to {MESSAGE_BYTES} bytes, without \\ and $) and a match of nft\'s,'
+            " without ; and #"
         )
+    if changes := _CHANGES.search(re.sub(r'"[^"]*"', '""', found[2])):
+        raise ValueError(f"{line!r}: {changes[1]!r} changes packets: a rule is a match")
     return found[1], found[2].strip()
 
 
@@ -65,6 +72,7 @@ def render(settings: Settings) -> Mapping[str, str]:
         RULESET: f"""\
 flush ruleset
 include "/etc/nfio/nf_conf"
+
 table inet nfio {{
 \tchain rules {{
 \t\ttype filter hook prerouting priority mangle; policy accept;

@@ -48,6 +48,9 @@ def endpoint(text: str) -> tuple[str, int]:
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ValueError
         if in_brackets:
+            # What stands behind a % can be anything, and haproxy would take it for commands.
+            if "%" in host:
+                raise ValueError
             return str(ipaddress.IPv6Address(host[1:-1])), int(port)
         return str(ipaddress.IPv4Address(host)), int(port)
     except ValueError:

@@ -53,7 +53,8 @@ def check_masquerade(text: str) -> None:
 
 def render(settings: Settings) -> Mapping[str, str]:
     """The file that replaces all rules by those of nf_conf and the translations, in one transaction."""
-    lines = ["flush ruleset", 'include "/etc/nfio/nf_conf"', "table ip nfio {"]
+    # nft takes the newline behind an include for its own: a second one ends what nf_conf does not.
+    lines = ["flush ruleset", 'include "/etc/nfio/nf_conf"', "", "table ip nfio {"]
     lines += ["\tchain prerouting {", "\t\ttype nat hook prerouting priority dstnat; policy accept;"]
     for line in settings.lines("forwards"):
         protocol, port, server, server_port = forward(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from middleboxes import Guest, Knob, LiveFile, Middlebox, Order, Recipe, Settings
 from nfio.errors import HypervisorError
@@ -96,7 +96,7 @@ die "squid did not open its ports again: its log says why\n";
 #: squid looks no name up for a rule: one that no DNS server answers would hold up every request.
 _TESTS = {
     "src": ("src", "addresses and networks", r"((\d{1,3}\.){3}\d{1,3}|[\da-fA-F]*:[\da-fA-F:]+)(/\d+)?"),
-    "domain": ("dstdomain -n", "names; .name is all below it too", r"\.?[\w-]+(\.[\w-]+)*"),
+    "domain": ("dstdomain -n", "names; .name is all below it too", r"\.?\w[\w-]*(\.[\w-]+)*"),
     "port": ("port", "ports and first-last", r"\d{1,5}(-\d{1,5})?"),
     "method": ("method", "methods in capitals", r"[A-Z]+"),
 }
@@ -141,9 +141,14 @@ def rules(settings: Settings) -> list[str]:
         names = []
         for place, (test, values) in enumerate(asked, 1):
             names.append(f"nfio_{number}_{place}")
-            lines.append(f"acl {names[-1]} {_TESTS[test][0]} {' '.join(values)}")
+            # squid breaks a line of 8 KiB in two: lines of one name are one list.
+            lines += [f"acl {names[-1]} {_TESTS[test][0]} {' '.join(some)}" for some in _by_tens(values)]
         lines.append(f"http_access {verdict} {' '.join(names) or 'all'}")
     return lines
+
+
+def _by_tens(values: list[str]) -> Iterator[list[str]]:
+    yield from (values[begin : begin + 10] for begin in range(0, len(values), 10))
 
 
 def render(settings: Settings) -> Mapping[str, str]:

@@ -63,7 +63,7 @@ apply() {{ python3 /usr/lib/frr/frr-reload.py --reload --stdout --log-level warn
 vtysh -c 'show running-config no-header' > before || exit 1
 {_TOGETHER} > {_FRR_CONF}
 words=$(apply) && exit 0
-printf '%s\\n' "$words" >&2
+printf '%s\\n' "$words" | sed "s/$(printf '\\033')\\[[0-9;]*m//g" >&2
 cat before > {_FRR_CONF}
 apply >&2
 exit 1

@@ -12,21 +12,25 @@ from nfio.errors import HypervisorError, NotSupported
 
 DISCIPLINE = "nfio-shaper.tc"
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:([kmgt]?)(i?)(bit|bps))?", re.IGNORECASE)
-_TIME = re.compile(r"\d+(\.\d+)?(s|sec|secs|ms|msec|msecs|us|usec|usecs)", re.IGNORECASE)
-_LOSS = re.compile(r"(\d+(?:\.\d+)?)%")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:([kmgt]?)(i?)(bit|bps))?", re.IGNORECASE | re.ASCII)
+_TIME = re.compile(r"\d+(\.\d+)?(s|sec|secs|ms|msec|msecs|us|usec|usecs)", re.IGNORECASE | re.ASCII)
+_LOSS = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
 _PREFIXES = ("", "k", "m", "g", "t")
 _FRAME_BYTES = 1514
+_LIMIT_BYTES = (1 << 32) - 1  # tc's own
 PROBE_TIMEOUT_S = 5.0
 
 # BusyBox's shell prefers its own ip and tc to programs of those names: paths say which are meant.
 # tc has no dry run: what an interface takes that is there for this alone, eth0 takes too. Which line
-# was wrong it says last, below its usage.
+# was wrong it says last, below its usage. One that was cut short has left that interface behind.
 CHECK = f"""\
 cd /tmp
+/bin/ip link delete nfio-check 2> /dev/null
+other=$(sed 's/#.*//' /etc/nfio/nf_conf | grep -o '\\<dev[[:space:]]\\+[^[:space:]]*' | grep -v '[[:space:]]eth0$')
+[ -z "$other" ] || {{ printf '%s: commands of nf_conf are for dev eth0' "$other"; exit 1; }}
 /bin/ip link add nfio-check type veth peer name nfio-checked || exit 1
 for file in {DISCIPLINE} nf_conf; do
-    sed 's/\\<dev eth0\\>/dev nfio-check/g' /etc/nfio/$file > $file
+    sed 's/\\<dev[[:space:]][[:space:]]*eth0\\>/dev nfio-check/g' /etc/nfio/$file > $file
     words=$(/sbin/tc -batch $file 2>&1) || {{
         printf '%s\n' "$words" | tail -n 1
         printf '%s\n' "$words" | head -n 2
@@ -120,7 +124,7 @@ def discipline(rate: str, delay: str, loss: str) -> list[str]:
         # What is sent at once: 10 ms, but never less than two frames. Larger segments than that
         # are taken apart by tbf. What waits: 100 ms more, but never less than ten frames.
         burst = max(bytes_per_s // 100, 2 * _FRAME_BYTES)
-        limit = burst + max(bytes_per_s // 10, 10 * _FRAME_BYTES)
+        limit = min(burst + max(bytes_per_s // 10, 10 * _FRAME_BYTES), _LIMIT_BYTES)
         bucket = f"tbf rate {bytes_per_s * 8}bit burst {burst} limit {limit}"
     if not delay and not loss:
         return [f"qdisc replace dev eth0 root handle 1: {bucket}"] if bucket else []

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from middleboxes import Guest, LiveFile, Middlebox, Recipe, Settings
-from nfio.errors import HypervisorError
+from nfio.errors import HypervisorError, HypervisorTimeout
 
 STATUS_PORT = 8099
 STATUS_FILE = "nfio-status.conf"
@@ -58,8 +58,13 @@ def status(name: str) -> Callable[[Guest], int]:
 
     def read(guest: Guest) -> int:
         with guest.turn():
-            value = parse_status(guest.http_get(STATUS_PORT, "/status"))[name]
-            asked = guest.memory["asked"] = guest.memory.get("asked", 0) + 1
+            asked = guest.memory.get("asked", 0) + 1
+            try:
+                value = parse_status(guest.http_get(STATUS_PORT, "/status"))[name]
+            except HypervisorTimeout:
+                guest.memory["asked"] = asked  # nginx counts it as soon as it goes on
+                raise
+            guest.memory["asked"] = asked
         return value - (1 if name == "active_connections" else asked)
 
     return read

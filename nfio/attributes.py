@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 from nfio.errors import NotFound, NotPermitted
-from nfio.nodes import Nodes, Place
+from nfio.nodes import Node, Nodes, Place
 from nfio.orchestrator import Orchestrator
 from nfio.store import Store
 from nfio.tree import LIVE_SIZE
+from nfio.type_files import make_parents
 from nfio.undelete import Undelete
 
 
@@ -35,6 +36,11 @@ class Attributes:
         """Where a path's attributes, and the content of stored files, are kept."""
         return self._root + path
 
+    def _keeper(self, node: Node, path: str) -> str:
+        """The path by which its attributes are kept: of a stream's link it is what the link leads to."""
+        is_stream = node.place is Place.LINK and node.vnf is not None
+        return f"{path.rpartition('/')[0]}/{node.target}" if is_stream else path
+
     def getattr(self, path: str) -> dict[str, int]:
         """Attributes as in stat(2), times in nanoseconds. Speaks to no hypervisor."""
         node = self._nodes.resolve(path)
@@ -44,8 +50,8 @@ class Attributes:
         times = 0
         found_none = False
         try:
-            found = os.lstat(self._stored(path))
-            mode = stat.S_IMODE(found.st_mode)
+            found = os.lstat(self._stored(self._keeper(node, path)))
+            mode = mode if node.place is Place.LINK else stat.S_IMODE(found.st_mode)
             if node.place is Place.PLAIN:
                 kind = stat.S_IFMT(found.st_mode)
         except FileNotFoundError:
@@ -91,6 +97,8 @@ class Attributes:
             elif stat.S_ISLNK(now["st_mode"]):
                 raise NotPermitted(f"{path} is part of every nfio")
             else:
+                if node.vnf is not None:
+                    make_parents(node.vnf.path, node.file)
                 os.makedirs(os.path.dirname(stored), exist_ok=True)
                 with open(stored, "xb", opener=partial(os.open, mode=0o600)) as file:
                     file.write(b"" if node.own is None else node.own.default)
@@ -104,7 +112,7 @@ class Attributes:
             os.chmod(stored, stat.S_IMODE(mode))
 
     def chown(self, path: str, uid: int, gid: int) -> None:
-        os.lchown(self._attributed(path), uid, gid)
+        os.lchown(self._attributed(self._keeper(self._nodes.resolve(path), path)), uid, gid)
 
     def utimens(self, path: str, times: tuple[int, int] | None) -> None:
         node = self._nodes.resolve(path)

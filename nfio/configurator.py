@@ -75,7 +75,7 @@ class Configurator:
         before = config.current()
         try:
             yield
-        except NfioError:
+        except (NfioError, OSError):  # an OSError: the disk is full
             config.write(before)
             self.hypervisor.push_config(vnf.host, vnf.deployed_id(), config.guest_dir)
             raise

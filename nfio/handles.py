@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from nfio.errors import AccessDenied, NetworkDown
+from nfio.errors import AccessDenied, NetworkDown, NfioError, NotFound
 from nfio.instance_files import InstanceFiles
 from nfio.journal import Journal
 from nfio.tree import LIVE_SIZE
 from nfio.type_files import Own
+from nfio.values import MAX_BYTES
 from nfio.vnf import Vnf
 
+log = logging.getLogger(__name__)
+
+#: sizes of the buffers from which programs write are multiples of this
+BUFFER_BYTES = 512
 #: how often it is looked whether a function has written more
 STREAM_LOOK_S = 0.1
 
@@ -100,7 +106,8 @@ class ValueHandle(Handle):
     Truncating it shows it empty at once, but what it held is only replaced by a write that is
     accepted, or by closing it without one. A write to its beginning replaces it whole, as in
     sysfs: a client that writes first and cuts off the rest later (rsync --inplace) would else
-    be refused for what is left of the old content.
+    be refused for what is left of the old content. Of lines, a full buffer that ends amid one waits
+    for the write behind it, or for the file to be closed: half a line says something else.
 
     Args:
         append: what `>>` opens: lines are added to lines, one value takes another's place.
@@ -123,30 +130,51 @@ class ValueHandle(Handle):
         self._own = own
         self._append = append
         self._settled = settled
-        self._content = b"" if append and not files.has_lines(file, own) else files.value(vnf, file, own)
+        self._lines = files.has_lines(file, own)
+        self._content = b"" if append and not self._lines else files.value(vnf, file, own)
         self._truncated = False
+        self._waits = False
 
     def read(self, length: int, offset: int) -> bytes:
         return self._content[offset : offset + length]
 
     def write(self, data: bytes, offset: int) -> None:
         if self._append:
+            if self._lines and not self._waits:
+                self._content = self._files.value(self._vnf, self._file, self._own)  # others add lines too
             offset = len(self._content)
         before = self._content if offset else b""
         content = before[:offset].ljust(offset, b"\0") + data + before[offset + len(data) :]
+        is_part = not len(data) % BUFFER_BYTES and not content.endswith(b"\n")
+        if self._lines and is_part and len(content) < MAX_BYTES:
+            self._content = content
+            self._waits = True
+        else:
+            self._set(content)
+
+    def _set(self, content: bytes) -> None:
+        waited, self._waits = self._waits, False
         try:
             self._files.set_value(self._vnf, self._file, content, self._own)
-        except BaseException:
+        except BaseException as error:
             self._vnf.emptied.discard(self._file)
             self._truncated = False
-            self._settled(False)
+            if waited:
+                self._content = b""
+            if not isinstance(error, NotFound):  # else somebody else wanted it to go
+                self._settled(False)
             raise
         self._content = content
         self._truncated = False
         self._settled(True)
 
+    def sync(self) -> None:
+        if self._waits:
+            self._set(self._content)
+
     def truncate(self, length: int) -> None:
         if length == 0:
+            self._waits = False
             self._vnf.emptied.add(self._file)
             self._content = b""
             self._truncated = True
@@ -156,9 +184,13 @@ class ValueHandle(Handle):
             self._content = content
 
     def close(self) -> None:
+        try:
+            self.sync()
+        except (NfioError, OSError) as error:
+            log.warning("%s/%s: %s", self._vnf.label, self._file, error)
         if self._truncated:
             self._files.empty_value(self._vnf, self._file, self._own)
-            self._settled(True)
+            self._settled(not self._vnf.value(self._file))
 
 
 class StoredHandle(Handle):

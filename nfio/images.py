@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -9,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +29,9 @@ BUILD_TIMEOUT_S = 600
 
 #: engines as the command line names them
 ENGINES = {name.lower(): name for name in DRIVERS}
+
+#: begins the name of the directory in which an image is made
+_WORKPLACE = "nfio-image-"
 
 Say = Callable[[str], None]
 
@@ -104,13 +109,13 @@ def _build_one(
     begun = time.monotonic()
     with (
         _progress(f"{middlebox.image} for {', '.join(drivers)}", console) as say,
-        tempfile.TemporaryDirectory(prefix="nfio-image-") as directory,
+        _workplace() as (directory, lock),
     ):
-        tarball = Path(directory) / "root.tar"
-        hook = Path(directory) / "setup"
+        tarball = directory / "root.tar"
+        hook = directory / "setup"
         hook.write_text(setup_script(middlebox))
         hook.chmod(0o755)
-        _debootstrap(middlebox, packages, tarball, hook, say)
+        _debootstrap(middlebox, packages, tarball, hook, lock, say)
         labels = {
             "io.nfio.init": "1",
             "io.nfio.type": middlebox.type,
@@ -136,8 +141,45 @@ def _progress(what: str, console: Console) -> Iterator[Say]:
         yield lambda step: progress.update(task, description=f"{what}: {step}")
 
 
+@contextmanager
+def _workplace() -> Iterator[tuple[Path, int]]:
+    """A directory for one build, and an open file that holds its lock.
+
+    The lock says that it is in use: whoever is given that file holds it too. What is left of a
+    build that was killed is cleared away by the next one.
+    """
+    _clear_workplaces()
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=_WORKPLACE))
+        with suppress(FileNotFoundError):  # another build took it for one that nobody uses
+            lock = os.open(directory, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if directory.exists():
+                break
+            os.close(lock)
+    try:
+        yield directory, lock
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def _clear_workplaces() -> None:
+    mounts = Path("/proc/self/mountinfo").read_text()
+    for directory in Path(tempfile.gettempdir()).glob(f"{_WORKPLACE}*"):
+        with suppress(OSError):  # it is in use, or goes just now
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Something of this host could be mounted there by a builder that was killed too.
+                if os.fstat(lock).st_uid == os.geteuid() and f" {directory}/" not in mounts:
+                    shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
 def _debootstrap(
-    middlebox: Middlebox, packages: tuple[str, ...], tarball: Path, hook: Path, say: Say
+    middlebox: Middlebox, packages: tuple[str, ...], tarball: Path, hook: Path, lock: int, say: Say
 ) -> None:
     command = [
         "mmdebstrap",
@@ -149,7 +191,13 @@ def _debootstrap(
         str(tarball),
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "TMPDIR": str(tarball.parent)},
+        pass_fds=(lock,),
     )
     output: list[str] = []
     try:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from middleboxes import Directory, Knob, Stream
@@ -19,6 +20,7 @@ from nfio.errors import (
     Busy,
     InvalidValue,
     IsADirectory,
+    NfioError,
     NotADirectory,
     NotEmpty,
     NotFound,
@@ -163,7 +165,7 @@ class Namespace(Attributes):
         entry = self._nodes.entry(path)
         if entry is None or not isinstance(entry[1].file, Knob):
             return False
-        self._own.set_value(*entry, entry[1].default)
+        self._own.set_value(*entry, entry[1].default, make=True)
         self._undelete.settle(entry[0], entry[1].path, True)
         uid, gid, _ = self._caller()
         os.chown(self._stored(path), uid, gid)
@@ -189,6 +191,17 @@ class Namespace(Attributes):
         else:
             self._operations.vnfs_create_vnf_instance(path, mode, (uid, gid))
 
+    @contextmanager
+    def _removing(self, vnf: Vnf, file: str) -> Iterator[None]:
+        """Part of what `rm -r` does, which never comes to its rmdir if this part is refused."""
+        self._undelete.begin(vnf, file, self._caller)
+        try:
+            yield
+        except NfioError:
+            if self._undelete.refused(vnf, self._caller):
+                self._own.renew(vnf)
+            raise
+
     def rmdir(self, path: str) -> None:
         node = self._nodes.resolve(path)
         if node.place is Place.INSTANCE and node.vnf is not None:
@@ -205,7 +218,8 @@ class Namespace(Attributes):
             if set(self._nodes.list_instance(node.vnf, node.file)) - known:
                 raise NotEmpty(path)
         elif node.place is Place.ENTRY and node.vnf is not None and node.own is not None:
-            self._own.remove(node.vnf, node.own)
+            with self._removing(node.vnf, node.file):
+                self._own.remove(node.vnf, node.own)
         elif node.place in (Place.TOP_DIR, Place.TYPE):
             raise NotPermitted(f"{path} is part of every nfio")
         else:
@@ -220,24 +234,28 @@ class Namespace(Attributes):
             return  # part of every instance, as live files are
         if node.vnf is None or node.place not in (Place.FILE, Place.PLAIN):
             raise NotPermitted(f"{path} is part of every nfio")
+        if node.place is Place.PLAIN and is_temporary(split(node.file)[1]):
+            os.unlink(self._stored(path))
+            return
+        with self._removing(node.vnf, node.file):
+            self._unlink(path, node, node.vnf)
+
+    def _unlink(self, path: str, node: Node, vnf: Vnf) -> None:
         if node.place is Place.PLAIN:
-            if is_temporary(split(node.file)[1]):
-                os.unlink(self._stored(path))
-            else:
-                self._undelete.keep(node.vnf, node.file, self._caller)
+            self._undelete.keep(vnf, node.file, self._caller)
             return
         if node.own is not None and isinstance(node.own.file, Knob):
-            self._unlink_knob(node.vnf, node.own)
+            self._unlink_knob(vnf, node.own)
             if node.own.made:
                 return
         elif node.spec is not None and not node.spec.live:
-            if node.file == "machine/ip" and node.vnf.host and node.vnf.vnf_id is not None:
-                raise Busy(f"{node.vnf.label} is deployed on {node.vnf.host}")
-            default = self._orchestrator.default_of(node.vnf, node.file)
-            self._undelete.keep(node.vnf, node.file, self._caller)
-            node.vnf.store.write(node.vnf.path / node.file, default)
+            if node.file == "machine/ip" and vnf.host and vnf.vnf_id is not None:
+                raise Busy(f"{vnf.label} is deployed on {vnf.host}")
+            default = self._orchestrator.default_of(vnf, node.file)
+            self._undelete.keep(vnf, node.file, self._caller)
+            vnf.store.write(vnf.path / node.file, default)
             if node.file == "machine/ip":
-                node.vnf.host = ""
+                vnf.host = ""
         self._undelete.set_absent(path, self._caller)
 
     def _unlink_knob(self, vnf: Vnf, own: Own) -> None:
@@ -257,8 +275,14 @@ class Namespace(Attributes):
         try:
             target = self._nodes.resolve(new)
         except NotFound:
-            if source.vnf is not None and self._make_entry(new):
-                self._move_content(old, new, False)
+            is_file = source.vnf is not None and source.place in (Place.FILE, Place.PLAIN)
+            if is_file and self._make_entry(new):
+                try:
+                    self._move_content(old, new, False)
+                except BaseException:
+                    if (entry := self._nodes.entry(new)) is not None:
+                        self._own.remove(*entry)
+                    raise
                 return
             raise AccessDenied(f"{new}: no files are made here; config/ is the place for them") from None
         if source.vnf is None or source.place not in (Place.FILE, Place.PLAIN):

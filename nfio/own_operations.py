@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 from middleboxes import Directory, Guest, Knob, LiveFile, Middlebox, Order, Settings
-from nfio.errors import AlreadyExists, Busy, InvalidValue, NotEmpty, NotFound
+from nfio.errors import AlreadyExists, Busy, InvalidValue, NfioError, NotEmpty, NotFound
 from nfio.orchestrator import Orchestrator
 from nfio.states import State
-from nfio.type_files import Own, check_entry, default_of, entries_of, in_words, settings_of
+from nfio.type_files import (
+    Own,
+    check_entry,
+    default_of,
+    entries_of,
+    find,
+    in_words,
+    make_parents,
+    settings_of,
+)
 from nfio.values import MAX_BYTES
 from nfio.vnf import Vnf
 
@@ -34,15 +45,25 @@ class OwnOperations:
 
     # -- knobs ------------------------------------------------------------------------------
 
-    def set_value(self, vnf: Vnf, own: Own, content: bytes, take: Callable[[], None] | None = None) -> None:
+    def set_value(
+        self,
+        vnf: Vnf,
+        own: Own,
+        content: bytes,
+        take: Callable[[], None] | None = None,
+        *,
+        make: bool = False,
+    ) -> None:
         """Put the value of a knob in force, then store it.
 
         Args:
             take: called when it is in force: takes the file away that holds the old one.
+            make: an entry that is not there is made.
 
         Raises:
             InvalidValue (EINVAL): the knob does not take it, or the function refused the
                 configuration that it leads to. Nothing has changed.
+            NotFound (ENOENT): the entry was removed while this write waited for its turn.
         """
         assert isinstance(own.file, Knob)
         with self._orchestrator.operation(vnf, own.path):
@@ -50,14 +71,16 @@ class OwnOperations:
             in_words(own.file.check, text, own.path)
             place = vnf.path / own.path
             before = place.read_bytes() if place.exists() else None
+            self._require_there(vnf, own.path.rpartition("/")[0] if make else own.path)
             if own.made and before is None:
                 check_entry(self._middlebox(vnf), own)
             if before is None or before.strip() != content.strip():
                 self._put_in_force(vnf, own, own.file.apply, changed={own.path: content})
-            if take is not None and before is not None:
-                take()
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self._orchestrator.store.write(place, content)
+            with self._or_what_is_stored(vnf):
+                if take is not None and before is not None:
+                    take()
+                make_parents(vnf.path, own.path)
+                self._orchestrator.store.write(place, content)
             vnf.emptied.discard(own.path)
             vnf.save(error="")
 
@@ -79,16 +102,12 @@ class OwnOperations:
         with self._orchestrator.operation(vnf, f"mkdir {own.path}"):
             if place.exists():
                 raise AlreadyExists(own.path)
+            self._require_there(vnf, own.path.rpartition("/")[0])
             check_entry(self._middlebox(vnf), own)
             self._put_in_force(vnf, own, own.file.apply, changed={f"{own.path}/": b""})
-            place.mkdir(parents=True)
-            for name, file in own.file.files.items():
-                if isinstance(file, Knob):
-                    (place / name).write_bytes(default_of(file))
-                    (place / name).chmod(0o644)
-            for path in (place, *place.iterdir()):
-                os.chown(path, *owner)
-            place.chmod(mode & 0o777)
+            with self._or_what_is_stored(vnf):
+                make_parents(vnf.path, own.path)
+                _make_place(place, own.file, mode, owner)
             vnf.save(error="")
 
     def remove(self, vnf: Vnf, own: Own, take: Callable[[], None] | None = None) -> None:
@@ -105,20 +124,38 @@ class OwnOperations:
                 raise NotEmpty(own.path)
             apply = own.file.apply if isinstance(own.file, Knob | Directory) else None
             self._put_in_force(vnf, own, apply, without=own.path)
-            if take is not None:
-                take()
-            elif place.is_dir():
-                shutil.rmtree(place)
-            else:
-                place.unlink()
+            with self._or_what_is_stored(vnf):
+                if take is not None:
+                    take()
+                elif place.is_dir():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink()
             vnf.save(error="")
 
     def renew(self, vnf: Vnf) -> None:
         """Put in force what is stored, where it was changed otherwise."""
         with self._orchestrator.operation(vnf, "renew"):
-            middlebox = self._middlebox(vnf)
-            if middlebox.render is not None and vnf.state is State.RUNNING:
-                self._orchestrator.configurator.reconfigure(vnf, settings_of(middlebox, vnf.path))
+            self._renew(vnf)
+
+    def _renew(self, vnf: Vnf) -> None:
+        middlebox = self._middlebox(vnf)
+        if middlebox.render is not None and vnf.state is State.RUNNING:
+            self._orchestrator.configurator.reconfigure(vnf, settings_of(middlebox, vnf.path))
+
+    @contextmanager
+    def _or_what_is_stored(self, vnf: Vnf) -> Iterator[None]:
+        """What is in force already and cannot be stored, since the disk is full, does not stay in force."""
+        try:
+            yield
+        except OSError:
+            with suppress(NfioError, OSError):
+                self._renew(vnf)
+            raise
+
+    def _require_there(self, vnf: Vnf, path: str) -> None:
+        if find(self._middlebox(vnf), vnf.path, path) is None:
+            raise NotFound(f"{path} has been removed")
 
     # -- all --------------------------------------------------------------------------------
 
@@ -146,6 +183,22 @@ class OwnOperations:
             self._orchestrator.configurator.reconfigure(vnf, settings, call)
         else:
             self._orchestrator.configurator.reconfigure(vnf, settings)
+
+
+def _make_place(place: Path, directory: Directory, mode: int, owner: tuple[int, int]) -> None:
+    """Store an entry that is a directory, whole or not at all."""
+    place.mkdir()
+    try:
+        for name, file in directory.files.items():
+            if isinstance(file, Knob):
+                (place / name).write_bytes(default_of(file))
+                (place / name).chmod(0o644)
+        for path in (place, *place.iterdir()):
+            os.chown(path, *owner)
+        place.chmod(mode & 0o777)
+    except OSError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def _call(apply: Apply, guest: Guest, settings: Settings, entries: tuple[str, ...]) -> None:

@@ -128,6 +128,16 @@ def entries_of(directory: Directory, place: Path) -> tuple[str, ...]:
         return ()
 
 
+def make_parents(instance: Path, path: str) -> None:
+    """Make the directories that a file of the type's own is in; they belong to the instance's owner."""
+    if not (instance / path).parent.exists():
+        make_parents(instance, path.rpartition("/")[0])
+        made, owner = (instance / path).parent, instance.stat()
+        made.mkdir(exist_ok=True)
+        made.chmod(0o755)
+        os.chown(made, owner.st_uid, owner.st_gid)
+
+
 def settings_of(
     middlebox: Middlebox,
     place: Path,

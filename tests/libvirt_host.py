@@ -1,14 +1,22 @@
-"""Another host with a libvirtd of its own: namespaces of its network and mounts, and a veth link there."""
+"""Hosts with a libvirtd of their own: namespaces of their network and mounts, and a veth link there.
+
+``LibvirtHost`` is another host, which ssh leads to. ``OwnLibvirt`` is one on which nfio itself
+runs, and whose libvirtd may be killed.
+"""
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
+from urllib.parse import quote
 
 from engine import wait_until
-from engine_view import output_of
-from libvirt_view import URI
+from engine_view import EngineView, output_of
+from libvirt_view import MACHINES_OWN, URI
+from mount import NFIO, Mount
 from remote import FarAway, Sshd
 
 POOL = "nfio"
@@ -34,8 +42,8 @@ if [ -e /dev/kvm ]; then
     echo 'namespaces = []' > /etc/libvirt/qemu.conf  # a mount below /dev would be in their way
 fi
 virtlogd --daemon --pid-file /run/libvirt/virtlogd.pid
-exec libvirtd --pid-file /run/libvirt/libvirtd.pid
 """
+_LIBVIRTD = ("libvirtd", "--pid-file", "/run/libvirt/libvirtd.pid")
 
 
 class LibvirtHost(FarAway):
@@ -44,6 +52,8 @@ class LibvirtHost(FarAway):
     link = "nfiotestvirt"
     namespace = "nfiotestvirt"
     network = "10.213.249"
+    #: what stays as long as the host does
+    first_process: ClassVar[tuple[str, ...]] = _LIBVIRTD
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
@@ -58,18 +68,22 @@ class LibvirtHost(FarAway):
                 self.process = subprocess.Popen(
                     [
                         *("nsenter", f"--net=/run/netns/{self.namespace}"),
-                        *("unshare", "--mount", "--propagation", "private", "sh", "-c", _HOST),
+                        *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+                        _HOST + f"exec {' '.join(self.first_process)}\n",
                     ],
                     stdout=log,
                     stderr=log,
                 )
-            wait_until(lambda: self.answers, 30, "the other host's libvirtd answers")
-            self.sshd = Sshd(self.directory / "ssh", address=self.address, port=22, inside=self._inside)
-            self.sshd.start()
+            self._serve()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _serve(self) -> None:
+        wait_until(lambda: self.answers, 30, "the other host's libvirtd answers")
+        self.sshd = Sshd(self.directory / "ssh", address=self.address, port=22, inside=self.inside)
+        self.sshd.start()
 
     def __exit__(self, *failure: object) -> None:
         try:
@@ -84,7 +98,8 @@ class LibvirtHost(FarAway):
             super().__exit__(*failure)
 
     @property
-    def _inside(self) -> tuple[str, ...]:
+    def inside(self) -> tuple[str, ...]:
+        """What runs a command on that host."""
         assert self.process is not None
         return ("nsenter", "-n", "-m", "-t", str(self.process.pid), "--")
 
@@ -96,13 +111,13 @@ class LibvirtHost(FarAway):
     @property
     def answers(self) -> bool:
         done = subprocess.run(
-            [*self._inside, "virsh", "-c", URI, "version"], capture_output=True, timeout=20, check=False
+            [*self.inside, "virsh", "-c", URI, "version"], capture_output=True, timeout=20, check=False
         )
         return done.returncode == 0
 
     def run(self, *command: str, check: bool = True) -> str:
         """Output of a command on that host."""
-        return output_of(*self._inside, *command, check=check)
+        return output_of(*self.inside, *command, check=check)
 
     def virsh(self, *arguments: str, check: bool = True) -> str:
         return self.run("virsh", "-q", "-c", URI, *arguments, check=check)
@@ -114,3 +129,78 @@ class LibvirtHost(FarAway):
         """Names of the volumes of nfio's pool, and their files."""
         lines = self.virsh("vol-list", POOL, check=False).splitlines()
         return dict(line.split() for line in lines)
+
+
+class OwnLibvirt(LibvirtHost):
+    """A host of nfio's own. Its machines use images in the directory, which others see too."""
+
+    link = "nfiotestown"
+    namespace = "nfiotestown"
+    network = "10.213.248"
+    first_process = ("sleep", "infinity")
+
+    def _serve(self) -> None:
+        wait_until(lambda: self.run("cat", "/run/libvirt/virtlogd.pid", check=False), 10, "its log daemon")
+        index = f"images/{quote('nfio/firewall', safe='')}.json"
+        for part in (index, f"store/{json.loads((MACHINES_OWN / index).read_text())['store']}", "kvm.json"):
+            (self.images / part).parent.mkdir(mode=0o711, exist_ok=True)
+            output_of("cp", "-a", "--reflink=auto", str(MACHINES_OWN / part), str(self.images / part))
+        self.start_libvirtd()
+
+    def __exit__(self, *failure: object) -> None:
+        super().__exit__(*failure)
+        self.libvirtd.wait(10)
+
+    @property
+    def images(self) -> Path:
+        place = self.directory / "libvirt"
+        place.mkdir(mode=0o711, exist_ok=True)
+        return place
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"NFIO_LIBVIRT_DIR": str(self.images)}
+
+    def start_libvirtd(self) -> None:
+        with (self.directory / "libvirtd.log").open("ab") as log:
+            self.libvirtd = subprocess.Popen([*self.inside, *_LIBVIRTD], stdout=log, stderr=log)
+        wait_until(lambda: self.answers, 30, "libvirtd answers")
+
+    def end_libvirtd(self, how: signal.Signals) -> None:
+        """Its machines and their log daemon go on."""
+        self.libvirtd.send_signal(how)
+        self.libvirtd.wait(30)
+
+    def pid(self, guest: str) -> int:
+        """QEMU's process, as all see it."""
+        return int(self.run("cat", f"/run/libvirt/qemu/{self.virsh('domname', guest)}.pid"))
+
+
+class MountInside(Mount):
+    """nfio on such a host: what it mounts is seen there, and from here through its first process."""
+
+    def __init__(self, directory: Path, engine: EngineView, host: OwnLibvirt) -> None:
+        super().__init__(directory, engine, variables=host.variables)
+        assert host.process is not None
+        self.host = host
+        self.place = self.path
+        self.path = Path(f"/proc/{host.process.pid}/root{self.place}")
+
+    def nfio(
+        self, *arguments: str, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        there = [str(self.place) if word == str(self.path) else word for word in arguments]
+        done = subprocess.run(
+            [*self.host.inside, *NFIO, *there],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"nfio {' '.join(there)}: {done.stderr}{self.log()}"
+        return done
+
+    @property
+    def is_mounted(self) -> bool:
+        return f" {self.place} " in self.host.run("cat", "/proc/self/mountinfo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import stat
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from hypervisor.hypervisor_base import CommandResult, Usage
@@ -21,8 +23,17 @@ from nfio.errors import HypervisorError, HypervisorTimeout, NetworkDown, NotSupp
 
 #: how long a function may take to answer a question about itself
 ANSWER_TIMEOUT_S = 2.0
-#: no more is read of a file that a function writes
+#: no more is read of a file that a function writes, and of an answer
 FILE_LIMIT_BYTES = 1 << 20
+ANSWER_LIMIT_BYTES = 16 << 20
+
+
+# Until when whoever has its turn is answered: the time that it waited for its turn counts.
+_until: ContextVar[float] = ContextVar("until", default=math.inf)
+
+
+def _deadline() -> float:
+    return min(_until.get(), time.monotonic() + ANSWER_TIMEOUT_S)
 
 
 class NetlinkChannel:
@@ -85,16 +96,19 @@ class Guest:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold ``lock`` while the function is asked something.
+        """Hold ``lock`` while the function is asked something with ``exchange`` or ``http_get``.
 
         Raises:
             HypervisorTimeout (ETIMEDOUT): those before have waited for its answer all the time.
         """
+        deadline = _deadline()
         if not self.lock.acquire(timeout=ANSWER_TIMEOUT_S):
             raise HypervisorTimeout(f"{self.vnf} does not answer")
+        token = _until.set(deadline)
         try:
             yield
         finally:
+            _until.reset(token)
             self.lock.release()
 
     def netlink(self, protocol: int) -> socket.socket:
@@ -123,42 +137,45 @@ class Guest:
 
         Raises:
             HypervisorTimeout (ETIMEDOUT): no whole answer in ANSWER_TIMEOUT_S.
-            HypervisorError (EIO): nothing listens there.
+            HypervisorError (EIO): nothing listens there, or it does not stop to answer.
             NotSupported (EOPNOTSUPP): it is a machine, or on another host.
         """
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        deadline = _deadline()
         place = f"port {where}" if isinstance(where, int) else where
         try:
-            with self._connected(where) as client:
+            with self._connected(where, deadline) as client:
                 client.sendall(request)
-                answer = b""
+                answer = bytearray()
                 while not (end and answer.endswith(end)):
                     client.settimeout(max(0.001, deadline - time.monotonic()))
                     chunk = client.recv(1 << 16)
                     if not chunk:
                         break
                     answer += chunk
+                    if len(answer) > ANSWER_LIMIT_BYTES:
+                        raise HypervisorError(f"{self.vnf} answers without an end on its {place}")
         except TimeoutError:
             raise HypervisorTimeout(f"{self.vnf} does not answer on its {place}") from None
         except BlockingIOError:  # a unix socket with more waiting than it takes
             raise HypervisorTimeout(f"{self.vnf} does not answer on its {place}") from None
         except OSError as error:
             raise HypervisorError(f"{self.vnf}, {place}: {error.strerror}") from error
-        return answer
+        return bytes(answer)
 
     @contextmanager
-    def _connected(self, where: int | str) -> Iterator[socket.socket]:
+    def _connected(self, where: int | str, deadline: float) -> Iterator[socket.socket]:
         namespace = self._namespace()
+        timeout_s = max(0.001, deadline - time.monotonic())
         if isinstance(where, int):
             with netns.make_socket(*namespace, socket.AF_INET, socket.SOCK_STREAM) as client:
-                client.settimeout(ANSWER_TIMEOUT_S)
+                client.settimeout(timeout_s)
                 client.connect(("127.0.0.1", where))
                 yield client
             return
         fd = self.open_file(where, os.O_PATH)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                client.settimeout(ANSWER_TIMEOUT_S)
+                client.settimeout(timeout_s)
                 client.connect(f"/proc/self/fd/{fd}")
                 yield client
         finally:

@@ -121,7 +121,9 @@ def test_a_set_changes_at_once_and_nothing_else_does(nfio: Mount, client: NewCli
 
 def test_a_policy_that_no_chain_takes_is_refused(nfio: Mount) -> None:
     firewall = nfio.make("firewall", "fw0")
-    firewall.write("config/nf_conf", CONF.replace("$POLICY", "accept").replace("@blocked", "192.0.2.1"))
+    taken = CONF.replace("$POLICY", "accept").replace("@blocked", "192.0.2.1")
+    firewall.write("config/nf_conf", taken.rstrip())
+    (firewall.path / "config/old").write_text(CONF)  # which nf_conf does not include
     firewall.act("activate")
     rules = firewall.read("rules")
     assert errno_of(lambda: firewall.write("policy", "reject\n")) == "EINVAL"

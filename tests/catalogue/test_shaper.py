@@ -132,7 +132,9 @@ def test_what_tc_refuses_changes_nothing(shaper: Vnf) -> None:
 
     before = shown()
     assert "tbf 1: root" in before and "rate 1Mbit" in before
-    htb = "qdisc replace dev eth0 root handle 10: htb default 1\n"
+    shaper.write("config/nf_conf", "qdisc add dev lo root handle 7: pfifo\n")
+    assert errno_of(lambda: shaper.act("reload")) == "EINVAL" and "dev lo: " in shaper.error
+    htb = "qdisc replace  dev  eth0 root handle 10: htb default 1\n"
     shaper.write("config/nf_conf", f"# mine\n{htb}class add dev eth0 parent 10: classid 10:1 htb rate lots\n")
     assert errno_of(lambda: shaper.act("reload")) == "EINVAL"
     assert "rate" in shaper.error and "nf_conf:3" in shaper.error

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guests import Guests
+from guests import Guests, Life, live
 from subjects import PROGRAMS, SUBJECTS, Subject
 
 from hypervisor.hypervisor_base import HypervisorBase
@@ -51,11 +51,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def shared(subject: Subject, driver: HypervisorBase) -> Iterator[str]:
-    """A guest that runs, for tests that leave it as it is: starting one takes a machine seconds."""
+def shared_guests(subject: Subject, driver: HypervisorBase) -> Iterator[Guests]:
+    """The root of the shared guest. What a test adds to it, it takes away again."""
     made = Guests(subject, driver)
-    yield made.run()
+    yield made
     made.remove()
+
+
+@pytest.fixture(scope="session")
+def shared(shared_guests: Guests) -> str:
+    """A guest that runs, for tests that leave it as it is: starting one takes a machine seconds."""
+    return shared_guests.run()
+
+
+@pytest.fixture(scope="session")
+def life(subject: Subject, driver: HypervisorBase) -> Life:
+    """What was seen of a guest from its making to its end."""
+    return live(Guests(subject, driver))
 
 
 @pytest.fixture

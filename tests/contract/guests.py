@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from engine import wait_until
 from subjects import Subject
 
-from hypervisor.hypervisor_base import HypervisorBase, Resources, VnfSpec
+from hypervisor.hypervisor_base import GuestStatus, HypervisorBase, Resources, VnfSpec
 from hypervisor.hypervisor_return_codes import EMPTY, SUCCESS
 
 HOST = ""
@@ -54,3 +56,42 @@ class Guests:
         for vnf_id in self.ids():
             self.driver.destroy(HOST, vnf_id)
         assert self.ids() == set()
+
+
+class Moment(NamedTuple):
+    """What was seen of a guest: its status, the engine's word for it, its console."""
+
+    status: GuestStatus
+    word: str
+    log: bytes
+
+
+class Life(NamedTuple):
+    """A guest that was made, started, stopped twice and destroyed twice."""
+
+    vnf_id: str
+    made: Moment
+    started: Moment
+    stopped: Moment
+    left: set[str]
+
+
+def live(guests: Guests) -> Life:
+    """Lead a guest through its life: starting one takes a machine seconds, so several tests look at one."""
+    driver = guests.driver
+    vnf_id = guests.deploy()
+
+    def look(log: bytes = b"") -> Moment:
+        status, word = driver.inspect(HOST, vnf_id), driver.guest_status(HOST, vnf_id)
+        wait_until(lambda: driver.console_log(HOST, vnf_id, 1000) == log, what=f"the console is {log!r}")
+        return Moment(status, word, log)
+
+    made = look()
+    assert driver.start(HOST, vnf_id) is SUCCESS
+    started = look(b"started\n")
+    assert driver.stop(HOST, vnf_id) is SUCCESS
+    stopped = look(b"started\n")
+    assert driver.stop(HOST, vnf_id) is SUCCESS
+    for _ in range(2):
+        assert driver.destroy(HOST, vnf_id) is SUCCESS
+    return Life(vnf_id, made, started, stopped, guests.ids())

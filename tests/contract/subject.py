@@ -32,6 +32,9 @@ _APPLETS = (
     "ping",
 )
 
+#: what follows the number in each line of a console that takes more than 2 MiB in all
+CHATTER = " is a line of a console that is written to a lot" * 5
+
 #: The guests of these tests: what each image runs as its first program, and its labels.
 PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
     "idle": ("trap 'exit 0' TERM; echo started; while :; do sleep 60 & wait $!; done", {}),
@@ -39,7 +42,7 @@ PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
     "failing": ("echo 'no such luck' >&2; exit 3", {}),
     "ending": ("while ! test -e /end; do sleep 0.05; done; exit 4", {}),
     "eater": ("while ! test -e /eat; do sleep 0.05; done; x=eat; while :; do x=$x$x; done", {}),
-    "chatty": ("seq -w 60000 | sed 's/$/ is a line of a console that is written to a lot/'; sleep 600", {}),
+    "chatty": (f"seq -w 12000 | sed 's/$/{CHATTER}/'; sleep 600", {}),
     "slow": (
         "sleep 0.3; touch /serving; echo 'nfio: ready'; trap 'exit 0' TERM; sleep 600 & wait $!",
         {"io.nfio.init": "1"},

@@ -110,8 +110,9 @@ def test_an_engine_that_hangs_is_given_up_in_time_and_used_again_when_it_goes_on
         assert time.monotonic() - begun < hung.driver.timeout_s + 12  # an order takes several calls
         hung.go_on()
         wait_until(lambda: _succeeds(hung.call), 30, "the engine is used again")
-    assert guests.driver.start(HOST, vnf_id) is SUCCESS
-    assert len(guests.ids()) == 1
+    assert guests.ids() == {vnf_id}
+    assert guests.driver.destroy(HOST, vnf_id) is SUCCESS
+    assert guests.ids() == set()
 
 
 def _succeeds(call: Callable[[], object]) -> bool:

@@ -192,7 +192,9 @@ def mode_of(path: str, file: File) -> str:
 def test_every_type_has_a_page_with_its_files(middlebox: Middlebox) -> None:
     page = REFERENCE / "middleboxes" / f"{middlebox.type}.md"
     modes = {path: mode_of(path, file) for path, file in middlebox.all_files()}
-    assert {row[0]: row[1] for row in table(page, "Files")} == {path: mode for path, mode in modes.items() if mode}
+    assert {row[0]: row[1] for row in table(page, "Files")} == {
+        path: mode for path, mode in modes.items() if mode
+    }
     facts = {row[0]: row[1] for row in table(page, middlebox.type) if len(row) == 2}
     assert middlebox.image in facts["image"]
     assert all(name in facts["capabilities"] for name in middlebox.capabilities or ("none",))

@@ -70,11 +70,20 @@ def test_a_rule_is_a_message_and_a_match() -> None:
         '"x" # y',
         '"a\tb" y',
         f'"{"x" * 101}" y',
+        f'"{"ä" * 51}" y',
+        '"$x" y',
     ],
 )
 def test_anything_else_is_none(line: str) -> None:
     with pytest.raises(ValueError, match="a rule is"):
         parse_rule(line)
+
+
+def test_a_rule_changes_no_packet() -> None:
+    for match in ("ip ttl set 0", "notrack", 'iifname "set" meta mark set 1', "tproxy to :80"):
+        with pytest.raises(ValueError, match="changes packets"):
+            parse_rule(f'"x" {match}')
+    assert parse_rule('"set" ip saddr @set iifname "set"')[0] == "set"
 
 
 def test_both_directions_are_one_flow_whose_protocol_and_risks_come_later(

@@ -62,6 +62,7 @@ def test_the_ruleset_replaces_all_rules_at_once() -> None:
     (text,) = firewall.render(Settings({"policy": "drop"}, drops=3)).values()
     lines = text.splitlines()
     assert lines[:2] == ['flush ruleset; define POLICY = "drop"', 'include "/etc/nfio/nf_conf"']
+    assert lines[2] == ""  # which ends what an nf_conf without a newline at its end does not
     assert firewall.counting_table(3) in text
 
 

@@ -40,6 +40,7 @@ def test_a_record_is_what_unbound_lists(line: str, listed: str) -> None:
         "x TXT it's",
         f"{'a' * 64} A 10.0.0.1",
         "x -1 A 10.0.0.1",
+        "x TXT " + 10 * f'"{"ä" * 100}" ',  # 2,000 characters are more bytes than unbound takes at once
     ],
 )
 def test_what_is_no_record_is_refused(line: str) -> None:
@@ -60,7 +61,7 @@ def test_no_text_ends_the_line_or_the_quotes_that_it_is_put_in(text: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "line", ["10.0.0.300", "dns.test", "10.0.0.1@", "10.0.0.1@0", "10.0.0.1@65536", "@53"]
+    "line", ["10.0.0.300", "dns.test", "10.0.0.1@", "10.0.0.1@0", "10.0.0.1@65536", "@53", "::1%a server:"]
 )
 def test_a_forwarder_is_an_address_with_or_without_a_port(line: str) -> None:
     assert dns.forwarder("10.0.0.1") == "10.0.0.1" and dns.forwarder("2001:DB8::1@54") == "2001:db8::1@54"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 
 import pytest
 from world import World, errno_of
 
+from nfio import own_operations
+from nfio.errors import HypervisorError
 from nfio.states import State
 from nfio.vnf import Vnf
 
 KNOBS = '''\
 """A type with all kinds of files."""
 
-from middleboxes import Directory, Knob, LiveFile, Middlebox, Order, Recipe, Settings
+from middleboxes import Directory, Knob, LiveFile, Middlebox, Order, Recipe, Settings, Stream
 
 
 def word(text: str) -> None:
@@ -57,6 +61,7 @@ MIDDLEBOX = Middlebox(
         "policy": Knob("the policy", word, "accept"),
         "forwards": Knob("lines", lines=True),
         "flush": Order("flushes", give),
+        "pipes": Directory("what blocks", {"words": Stream("words", "/words")}),
         "sets": Directory("sets", entries=Directory("a set", entries=Knob("an element")), check=number),
         "backends": Directory(
             "servers",
@@ -255,3 +260,141 @@ def test_modes_and_owners_of_knobs_stay(world: World, vnf: Vnf) -> None:
     assert world.tree.getattr(at("policy"))["st_mode"] & 0o777 == 0o600
     world.tree.chmod(at("flush"), 0o600)
     assert world.read(at("flush")) == b""
+
+
+BIG = b"".join(b"tcp %d 10.0.0.5 80\n" % port for port in range(1000, 1400))
+
+
+@pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_APPEND])
+def test_lines_may_come_in_full_buffers_that_end_amid_a_line(world: World, running: Vnf, flags: int) -> None:
+    """tee(1), sed(1) and vim write 4 or 8 KiB at a time."""
+    commands = len(world.guest(running).commands)
+    handle = world.tree.open(at("forwards"), os.O_WRONLY | flags)
+    for offset in range(0, len(BIG), 4096):
+        handle.write(BIG[offset : offset + 4096], offset)
+    assert world.read(at("forwards")) == BIG and told(world, running)[1:] == BIG.decode().splitlines()
+    handle.close()
+    assert world.guest(running).commands[commands:] == [["check"], ["apply"]]
+
+
+def test_a_full_buffer_that_nothing_follows_counts_when_it_is_synced_or_closed(
+    world: World, running: Vnf
+) -> None:
+    line = b"x" * 512
+    handle = world.tree.open(at("forwards"), os.O_WRONLY | os.O_TRUNC)
+    handle.write(line, 0)
+    handle.close()
+    assert world.read(at("forwards")) == line
+    handle = world.tree.open(at("forwards"), os.O_WRONLY | os.O_TRUNC)
+    handle.write(b"nonsense".ljust(512), 0)
+    assert errno_of(handle.sync) == "EINVAL"
+    assert errno_of(lambda: handle.write(b"tail\n", 512)) == "EINVAL", "a tail alone is no content"
+    handle.close()
+    assert world.read(at("forwards")) == line
+
+
+def test_those_who_add_lines_at_once_lose_none(world: World, vnf: Vnf) -> None:
+    handles = [world.tree.open(at("forwards"), os.O_WRONLY | os.O_APPEND) for _ in range(3)]
+    for number, handle in enumerate(handles):
+        handle.write(b"tcp %d\n" % number, 0)
+        handle.close()
+    assert world.read(at("forwards")) == b"tcp 0\ntcp 1\ntcp 2\n"
+
+
+def test_a_write_that_comes_after_the_removal_does_not_bring_it_back(world: World, running: Vnf) -> None:
+    world.tree.mkdir(at("sets/1"), 0o755)
+    world.tree.mkdir(at("backends/b"), 0o755)
+    for place, file in (("sets/1", "sets/1/10.0.0.5"), ("backends/b", "backends/b/weight")):
+        create(world, file)  # of the server it is there already
+        late = world.tree.open(at(file), os.O_WRONLY)
+        emptied = world.tree.open(at(file), os.O_WRONLY | os.O_TRUNC)
+        world.tree.unlink(at(file))
+        world.tree.rmdir(at(place))
+        assert errno_of(lambda late=late: late.write(b"7\n", 0)) == "ENOENT"
+        late.close()
+        emptied.close()
+        assert errno_of(lambda place=place: world.tree.getattr(at(place))) == "ENOENT"
+    assert told(world, running) == ["policy accept"]
+
+
+def test_a_rename_that_is_refused_makes_no_entry(world: World, running: Vnf) -> None:
+    for number in "12":
+        world.tree.mkdir(at(f"sets/{number}"), 0o755)
+    create(world, "sets/1/.10.0.0.9.abcdef", b"\xff\n")
+    assert (
+        errno_of(lambda: world.tree.rename(at("sets/1/.10.0.0.9.abcdef"), at("sets/1/10.0.0.9"))) == "EINVAL"
+    )
+    assert errno_of(lambda: world.tree.rename(at("sets/2"), at("sets/1/10.0.0.9"))) == "EACCES"
+    assert told(world, running)[1:] == ["set 1: ", "set 2: "]
+
+
+def test_directories_around_entries_belong_to_the_instances_owner(world: World, vnf: Vnf) -> None:
+    os.chown(vnf.path, 1234, 1234)
+    world.tree.mkdir(at("sets/1"), 0o755)
+    create(world, "sets/1/10.0.0.5")
+    world.tree.unlink(at("sets/1/10.0.0.5"))
+    world.tree.rmdir(at("sets/1"))
+    os.rmdir(vnf.path / "sets")
+    world.tree._undelete.restore(vnf, lambda: world.caller)
+    for place in ("sets", "sets/1"):
+        assert world.tree.getattr(at(place))["st_uid"] == 1234, place
+
+
+def test_a_removal_that_is_refused_on_its_way_changes_nothing_either(world: World, running: Vnf) -> None:
+    """`rm -r` goes on with the rest, but leaves out the rmdir of what holds a part that was refused."""
+    world.write(at("policy"), b"drop\n")
+    world.write(at("config/nf_conf"), b"mine\n")
+    world.write(at("forwards"), b"tcp 80\n")
+    before = told(world, running)
+    world.tree.unlink(at("action"))
+    world.tree.unlink(at("config/nf_conf"))
+    world.tree.unlink(at("policy"))
+    assert told(world, running) == ["policy accept", "tcp 80"]
+    world.engine.fail("execute_in_guest", HypervisorError("not now"))
+    assert errno_of(lambda: world.tree.unlink(at("forwards"))) == "EIO"
+    assert errno_of(lambda: world.tree.unlink(at("config/nf_conf"))) == "EBUSY"
+    assert told(world, running) == before
+    assert world.read(at("config/nf_conf")) == b"mine\n"
+
+
+def test_a_paused_vnf_is_not_removed_in_part(world: World, running: Vnf) -> None:
+    world.write(at("policy"), b"drop\n")
+    world.write(at("config/nf_conf"), b"mine\n")
+    world.act(running, "pause")
+    world.tree.unlink(at("action"))
+    world.tree.unlink(at("config/nf_conf"))
+    assert errno_of(lambda: world.tree.unlink(at("policy"))) == "EBUSY"
+    assert world.read(at("config/nf_conf")) == b"mine\n" and world.read(at("policy")) == b"drop\n"
+
+
+def test_what_cannot_be_stored_does_not_stay_in_force(
+    world: World, running: Vnf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = told(world, running)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "write", full)
+        assert errno_of(lambda: world.write(at("policy"), b"drop\n")) == "ENOSPC"
+        patch.setattr(own_operations, "default_of", full)
+        assert errno_of(lambda: world.tree.mkdir(at("backends/b"), 0o755)) == "ENOSPC"
+    assert told(world, running) == before and world.tree.readdir(at("backends")) == []
+
+
+def test_one_made_anew_and_left_empty_has_what_it_had(world: World, vnf: Vnf) -> None:
+    """`install /dev/null policy` unlinks the file, and creates it anew."""
+    world.write(at("policy"), b"drop\n")
+    world.tree.unlink(at("policy"))
+    create(world, "policy")
+    assert world.read(at("policy")) == b"drop\n"
+
+
+def test_a_streams_link_may_be_given_to_somebody(world: World, vnf: Vnf) -> None:
+    """As chown -R does with an instance. It belongs to whom the stream belongs to."""
+    world.tree.chown(at("pipes/words"), 1234, 1234)
+    for path in ("pipes/words", "pipes/.words"):
+        assert world.tree.getattr(at(path))["st_uid"] == 1234
+    assert stat.S_ISLNK(world.tree.getattr(at("pipes/words"))["st_mode"])
+    assert world.tree.getattr(at("pipes"))["st_uid"] == os.getuid()

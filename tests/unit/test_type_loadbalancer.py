@@ -56,6 +56,7 @@ def test_an_endpoint_is_an_address_and_a_port(text: str, parts: tuple[str, int])
         "[192.0.2.1]:80",
         "www:80",
         "192.0.2.1:80 check",
+        "[::1%;shutdown frontend www;]:80",
         "192.0.2.1:٣",
         ":80",
     ],

@@ -43,6 +43,7 @@ def test_rules_come_in_their_order_between_nfios_port_and_the_users_own() -> Non
         "deny src 10.0.0.1/a",
         "deny domain a..test",
         'deny domain "/etc/passwd"',
+        "deny domain --",
         "deny domain ä.test",
         "deny port 80 all",
         "deny port x",
@@ -53,6 +54,14 @@ def test_rules_come_in_their_order_between_nfios_port_and_the_users_own() -> Non
 def test_what_is_no_rule_is_named(bad: str) -> None:
     with pytest.raises(ValueError, match=bad.split()[0]):
         check_acl(f"allow all\n{bad}\n")
+
+
+def test_no_line_is_so_long_that_squid_breaks_it() -> None:
+    names = [f"{number:04}.{'x' * 63}.test" for number in range(500)]
+    text = render(Settings({"acl": f"deny domain {','.join(names)}"}))[MAIN_FILE]
+    lines = [line.split() for line in text.splitlines() if line.startswith("acl nfio_1_1 ")]
+    assert [name for line in lines for name in line[4:]] == names
+    assert max(map(len, text.splitlines())) < 4096
 
 
 def test_the_hit_ratio_is_one_of_requests() -> None:

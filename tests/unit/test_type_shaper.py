@@ -27,7 +27,7 @@ def test_rates_are_tcs(text: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["fast", "10", "10 mbit", "-1mbit", "10mb", "0", "2tbit", "1mbit\nfilter add"]
+    "text", ["fast", "10", "10 mbit", "-1mbit", "10mb", "0", "2tbit", "1mbit\nfilter add", "٣mbit"]
 )
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not"):
@@ -54,6 +54,11 @@ def test_the_discipline_is_what_the_knobs_ask_for() -> None:
 def test_a_slow_rate_has_room_for_whole_frames() -> None:
     (line,) = rendered("8kbit")
     assert line.endswith("burst 3028 limit 18168")
+
+
+def test_the_highest_rate_has_a_queue_that_tc_takes() -> None:
+    (line,) = rendered("1tbit")
+    assert line.endswith("rate 1000000000000bit burst 1250000000 limit 4294967295")
 
 
 def test_netem_is_tried_before_a_value_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
