@@ -80,8 +80,10 @@ class Undelete:
     def refused(self, vnf: Vnf, caller: Caller) -> bool:
         """It was not removed. Returns whether something was put back."""
         removal = vnf.uuid, caller()[2]
+        if removal not in self._whole:
+            return False
         self._refused[removal] = time.monotonic() + GOES_ON_S
-        return removal in self._whole and self.restore(vnf, caller)
+        return self.restore(vnf, caller)
 
     # -- kept for an rmdir that is refused ----------------------------------------------------
 
