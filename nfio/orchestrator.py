@@ -28,7 +28,7 @@ from nfio.modules import ModuleRoot
 from nfio.restarter import Restarter
 from nfio.states import ALWAYS_ACT, MOVES, REMOVABLE, Move, State, advice, move_of, way
 from nfio.store import Store
-from nfio.type_files import declared, default_of
+from nfio.type_files import declared, default_of, settings_of
 from nfio.vnf import Vnf, ticket
 
 log = logging.getLogger(__name__)
@@ -351,10 +351,22 @@ class Orchestrator(Inventory):
             if _boot(vnf).restart:
                 self._restarter.died(vnf)
 
+    def renew(self, vnf: Vnf) -> None:
+        """Put in force what is stored. Called in an operation on the VNF."""
+        middlebox = self.modules.require(vnf.type)
+        if middlebox.render is not None and vnf.state is State.RUNNING:
+            self.configurator.reconfigure(vnf, settings_of(middlebox, vnf.path))
+        if vnf.state is not State.PAUSED:
+            self.store.changing(vnf.uuid).unlink(missing_ok=True)  # who starts it anew configures it
+
     def when_known(self) -> None:
-        """Run what `autostart=yes` says shall run."""
+        """Run what `autostart=yes` says shall run, and finish what an earlier nfio was killed in."""
         for vnf in list(self.vnfs.values()):
             try:
+                if self.store.changing(vnf.uuid).exists():
+                    with self.operation(vnf, "renew"):
+                        self.refresh(vnf)
+                        self.renew(vnf)
                 if _boot(vnf).autostart:
                     self.reach(vnf, State.RUNNING)
             except (NfioError, OSError) as error:

@@ -10,7 +10,16 @@ from functools import partial
 from pathlib import Path
 
 from middleboxes import Directory, Guest, Knob, LiveFile, Middlebox, Order, Settings
-from nfio.errors import AlreadyExists, Busy, InvalidValue, NfioError, NotEmpty, NotFound
+from nfio.errors import (
+    AlreadyExists,
+    Busy,
+    HypervisorTimeout,
+    HypervisorUnreachable,
+    InvalidValue,
+    NfioError,
+    NotEmpty,
+    NotFound,
+)
 from nfio.orchestrator import Orchestrator
 from nfio.states import State
 from nfio.type_files import (
@@ -74,13 +83,15 @@ class OwnOperations:
             self._require_there(vnf, own.path.rpartition("/")[0] if make else own.path)
             if own.made and before is None:
                 check_entry(self._middlebox(vnf), own)
-            if before is None or before.strip() != content.strip():
-                self._put_in_force(vnf, own, own.file.apply, changed={own.path: content})
-            with self._or_what_is_stored(vnf):
-                if take is not None and before is not None:
-                    take()
-                make_parents(vnf.path, own.path)
-                self._orchestrator.store.write(place, content)
+            is_sure = before is not None and not self._orchestrator.store.changing(vnf.uuid).exists()
+            with self._changing(vnf):
+                if not is_sure or before is None or before.strip() != content.strip():
+                    self._put_in_force(vnf, own, own.file.apply, changed={own.path: content})
+                with self._or_what_is_stored(vnf):
+                    if take is not None and before is not None:
+                        take()
+                    make_parents(vnf.path, own.path)
+                    self._orchestrator.store.write(place, content)
             vnf.emptied.discard(own.path)
             vnf.save(error="")
 
@@ -104,10 +115,11 @@ class OwnOperations:
                 raise AlreadyExists(own.path)
             self._require_there(vnf, own.path.rpartition("/")[0])
             check_entry(self._middlebox(vnf), own)
-            self._put_in_force(vnf, own, own.file.apply, changed={f"{own.path}/": b""})
-            with self._or_what_is_stored(vnf):
-                make_parents(vnf.path, own.path)
-                _make_place(place, own.file, mode, owner)
+            with self._changing(vnf):
+                self._put_in_force(vnf, own, own.file.apply, changed={f"{own.path}/": b""})
+                with self._or_what_is_stored(vnf):
+                    make_parents(vnf.path, own.path)
+                    _make_place(place, own.file, mode, owner)
             vnf.save(error="")
 
     def remove(self, vnf: Vnf, own: Own, take: Callable[[], None] | None = None) -> None:
@@ -123,25 +135,36 @@ class OwnOperations:
             if isinstance(own.file, Directory) and entries_of(own.file, place):
                 raise NotEmpty(own.path)
             apply = own.file.apply if isinstance(own.file, Knob | Directory) else None
-            self._put_in_force(vnf, own, apply, without=own.path)
-            with self._or_what_is_stored(vnf):
-                if take is not None:
-                    take()
-                elif place.is_dir():
-                    shutil.rmtree(place)
-                else:
-                    place.unlink()
+            with self._changing(vnf):
+                self._put_in_force(vnf, own, apply, without=own.path)
+                with self._or_what_is_stored(vnf):
+                    if take is not None:
+                        take()
+                    elif place.is_dir():
+                        shutil.rmtree(place)
+                    else:
+                        place.unlink()
             vnf.save(error="")
 
-    def renew(self, vnf: Vnf) -> None:
-        """Put in force what is stored, where it was changed otherwise."""
-        with self._orchestrator.operation(vnf, "renew"):
-            self._renew(vnf)
+    @contextmanager
+    def _changing(self, vnf: Vnf) -> Iterator[None]:
+        """Leave a mark while what is in force and what is stored may differ: nfio may be killed.
 
-    def _renew(self, vnf: Vnf) -> None:
-        middlebox = self._middlebox(vnf)
-        if middlebox.render is not None and vnf.state is State.RUNNING:
-            self._orchestrator.configurator.reconfigure(vnf, settings_of(middlebox, vnf.path))
+        It stays where the hypervisor did not say what it did. The next mount, or the next write,
+        puts in force what is stored.
+        """
+        mark = self._orchestrator.store.changing(vnf.uuid)
+        was_there = mark.exists()
+        mark.touch()
+        try:
+            yield
+        except (HypervisorTimeout, HypervisorUnreachable):
+            raise
+        except BaseException:
+            if not was_there:
+                mark.unlink(missing_ok=True)
+            raise
+        mark.unlink(missing_ok=True)
 
     @contextmanager
     def _or_what_is_stored(self, vnf: Vnf) -> Iterator[None]:
@@ -150,12 +173,17 @@ class OwnOperations:
             yield
         except OSError:
             with suppress(NfioError, OSError):
-                self._renew(vnf)
+                self._orchestrator.renew(vnf)
             raise
 
     def _require_there(self, vnf: Vnf, path: str) -> None:
         if find(self._middlebox(vnf), vnf.path, path) is None:
             raise NotFound(f"{path} has been removed")
+
+    def renew(self, vnf: Vnf) -> None:
+        """Put in force what is stored, where it was changed otherwise."""
+        with self._orchestrator.operation(vnf, "renew"):
+            self._orchestrator.renew(vnf)
 
     # -- all --------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@
         ├── root-id  root-inode         name this root to hypervisors; tell it from a copy of it
         ├── hypervisor                  type of the one that ran its VNFs last
         ├── events.jsonl                the journal
+        ├── changing/<uuid>             a knob of it is being turned
         ├── guests/<uuid>/              what the guest sees in its configuration directory
         ├── new/                        instances and files being made; renamed into place when whole
         └── trash/                      instances and files being removed
@@ -81,7 +82,7 @@ class Store:
         Raises:
             Busy (EBUSY): another process has it, or it is a copy of another root.
         """
-        for directory in (self.types, self.own, self.own / "guests"):
+        for directory in (self.types, self.own, self.own / "guests", self.own / "changing"):
             directory.mkdir(parents=True, exist_ok=True)
         self.own.chmod(0o700)
         fd = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -153,12 +154,14 @@ class Store:
 
     def _clear_temporaries(self) -> None:
         for kind, name in self.instances():
-            instance = self.instance(kind, name)
-            for directory in (instance, instance / "config", instance / "machine"):
-                with contextlib.suppress(FileNotFoundError):
-                    for entry in os.scandir(directory):
-                        if is_temporary(entry.name) and not entry.is_dir(follow_symlinks=False):
-                            os.unlink(entry.path)
+            for directory, _, files in os.walk(self.instance(kind, name)):
+                for file in files:
+                    if is_temporary(file):
+                        os.unlink(os.path.join(directory, file))
+
+    def changing(self, instance_uuid: str) -> Path:
+        """A file that is there while what its guest was told and what is stored may differ."""
+        return self.own / "changing" / instance_uuid
 
     # -- instances --------------------------------------------------------------------------
 
@@ -222,6 +225,7 @@ class Store:
         os.rename(self.instance(kind, name), grave)
         shutil.rmtree(grave, ignore_errors=True)
         shutil.rmtree(self.guest_dir(instance_uuid), ignore_errors=True)
+        self.changing(instance_uuid).unlink(missing_ok=True)
 
     def read_record(self, kind: str, name: str) -> Record:
         return Record(**json.loads((self.instance(kind, name) / RECORD).read_text()))

@@ -131,6 +131,8 @@ class Vnf:
     def save(self, **changes: str) -> None:
         """Change the record, on disk first."""
         with self._saving:
+            if self.removed:
+                return  # another one may have its name by now
             if all(getattr(self.record, key) == value for key, value in changes.items()):
                 return
             changed = replace(self.record, **changes)

@@ -97,7 +97,7 @@ def test_a_group_may_be_let_in_and_stays_in(open_mount: Mount, firewall: Vnf) ->
 
 def test_a_vnf_may_be_given_away(open_mount: Mount, firewall: Vnf) -> None:
     sh(f"chown -R {NOBODY}:{NOBODY} fw0", firewall.path.parent)
-    assert may("sed -i 's/accept/drop/' config/nf_conf && echo reload > action", firewall.path)
+    assert may("sed -i 's/[$]POLICY/drop/' config/nf_conf && echo reload > action", firewall.path)
     assert "policy drop" in firewall.read("rules")
     assert may("echo 64M > machine/vm.memory; ln -s nf_conf config/link; echo x > config/x", firewall.path)
     assert may("echo 'true' > command && echo CONFIGURED > state && chmod 600 log", firewall.path)

@@ -10,8 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from knobs import KNOBS
 from memory_driver import MemoryDriver
 from world import World, forget_hypervisor, register_memory_driver, unregister_memory_driver
+
+from nfio.vnf import Vnf
 
 
 @pytest.fixture
@@ -33,3 +36,16 @@ def world(tmp_path: Path, driver: MemoryDriver) -> Iterator[World]:
     made = World(tmp_path, driver)
     yield made
     made.end()
+
+
+@pytest.fixture
+def vnf(world: World) -> Iterator[Vnf]:
+    (world.module_root / "knobs.py").write_text(KNOBS)
+    yield world.define(kind="knobs")
+
+
+@pytest.fixture
+def running(world: World, vnf: Vnf) -> Vnf:
+    world.engine.images.add("nfio/knobs")
+    world.act(vnf, "activate")
+    return vnf
