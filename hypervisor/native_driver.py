@@ -104,6 +104,7 @@ class Native(HypervisorBase):
             self.destroy(host, old)
         vnf_id = uuid.uuid4().hex
         with self.store.told(), self.store.drafted(vnf_id), ExitStack() as undo:
+            undo.callback(self.network.remove_if_unused)
             name = self._claim_name(name, vnf_id, spec)
             undo.callback(self.store.release, self.store.names, name, vnf_id)
             address = self.network.claim_address(vnf_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import json
 import os
@@ -24,6 +25,8 @@ from nfio.errors import HypervisorError, InvalidValue
 DEFAULT_BRIDGE = "nfio0"
 #: private networks of RFC 1918, in the order they are tried
 _CANDIDATES = tuple(IPv4Network(f"10.{n}.0.0/16") for n in range(201, 250))
+#: held by whoever chooses one, of all stores on this machine
+_LOCK = Path("/run/nfio/subnets.lock")
 _TOOL_TIMEOUT_S = 10.0
 _GUEST_LINK = "eth0"
 
@@ -105,7 +108,9 @@ class NativeNetwork:
         return Network(kept["bridge"], IPv4Interface(kept["gateway"]))
 
     def _begin(self) -> Network:
-        network = _choose()
+        with _choosing():
+            network = _choose()
+            self._ensure(network)
         draft = self._file.with_suffix(".new")
         draft.write_text(json.dumps({"bridge": network.bridge, "gateway": str(network.gateway)}))
         draft.rename(self._file)
@@ -197,7 +202,11 @@ class NativeNetwork:
 
     def ensure(self, network: Network) -> None:
         """Make what is missing of bridge, forwarding and NAT, and plug in what runs."""
-        with self._store.locked(), IPRoute() as host:
+        with self._store.locked():
+            self._ensure(network)
+
+    def _ensure(self, network: Network) -> None:
+        with IPRoute() as host:
             try:
                 self._ensure_bridge(host, network)
             except NetlinkError as error:
@@ -249,6 +258,15 @@ class NativeNetwork:
                 for index in host.link_lookup(ifname=network.bridge):
                     host.link("del", index=index)
             self._file.unlink()
+
+
+@contextlib.contextmanager
+def _choosing() -> Iterator[None]:
+    """Let one choose at a time: a subnet is seen to be taken once its bridge is there."""
+    _LOCK.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _choose() -> Network:

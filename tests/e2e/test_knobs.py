@@ -134,13 +134,13 @@ def test_a_playbook_turns_what_has_to_be_turned_and_nothing_else(
     need("ansible", ANSIBLE.exists(), f"there is no {ANSIBLE}")
     ansible = Ansible(shared, directory / "ansible")
     sh("touch sets/blocked/10.0.0.6", firewall.path)
-    first = ansible.play("type_files")
+    first = ansible.play("knobs")
     assert first.status == 0 and list(first.results.values()) == ["changed"] * 6, first.output
     assert in_force(firewall) == "drop"
     assert "elements = { 10.0.0.5, 10.1.0.0/16 }" in firewall.read("rules")
     assert nat.read("forwards") == "tcp 8080 10.0.0.5 80\n"
     assert "8080" in sh("echo 'nft list ruleset' > command; cat command", nat.path).stdout
-    second = ansible.play("type_files")
+    second = ansible.play("knobs")
     assert second.status == 0 and second.changed == [], second.output
     for vnf in (firewall, nat):
         assert [name for name in os.listdir(vnf.path) if name.startswith(".")] == []
