@@ -29,6 +29,8 @@ _CANDIDATES = tuple(IPv4Network(f"10.{n}.0.0/16") for n in range(201, 250))
 _LOCK = Path("/run/nfio/subnets.lock")
 _TOOL_TIMEOUT_S = 10.0
 _GUEST_LINK = "eth0"
+#: There is no IPv6 router on the bridge: each question for one would go to every other guest.
+_SOLICITATIONS = Path("/proc/sys/net/ipv6/conf/default/router_solicitations")
 
 #: where a firewall of the host's that drops what it does not know lets others in, most polite first
 _DOORS = ("DOCKER-USER", "FORWARD")
@@ -142,6 +144,8 @@ class NativeNetwork:
         try:
             with network_namespace.entered(namespace):
                 inside = IPRoute()
+                with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+                    _SOLICITATIONS.write_text("0")
             with inside:
                 with IPRoute() as host:
                     self._plug(host, network, guest, namespace)

@@ -31,6 +31,7 @@ import ipaddress
 import json
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -361,7 +362,7 @@ class NativeStore:
         """
         taken = set(os.listdir(self.addresses))
         for number in range(int(network.network_address) + 2, int(network.broadcast_address)):
-            address = str(ipaddress.IPv4Address(number))
+            address = socket.inet_ntoa(number.to_bytes(4, "big"))
             if address not in taken and self.claim(self.addresses, address, vnf_id):
                 return address
         raise HypervisorError(f"no address is left in {network}: NFIO_NATIVE_SUBNET sets a larger one")
