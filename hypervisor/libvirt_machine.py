@@ -1,7 +1,7 @@
 """What a machine is made of, wherever its host keeps it: its disks, its configuration, its logs.
 
 ``LocalMachine`` (libvirt_local) keeps them as files of this host, ``RemoteMachine``
-(libvirt_volumes) as volumes of a storage pool on another.
+(libvirt_remote) as volumes of a storage pool on another.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import ipaddress
 import json
 import os
@@ -19,7 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from hypervisor import network_namespace
 from hypervisor.hypervisor_base import LinkCounters
-from hypervisor.native_store import Guest, NativeStore
+from hypervisor.native_store import Guest, NativeStore, lock
 from nfio.errors import HypervisorError, InvalidValue
 
 DEFAULT_BRIDGE = "nfio0"
@@ -268,8 +267,8 @@ class NativeNetwork:
 def _choosing() -> Iterator[None]:
     """Let one choose at a time: a subnet is seen to be taken once its bridge is there."""
     _LOCK.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _LOCK.open("w") as file:
+        lock(file.fileno())
         yield
 
 

@@ -118,8 +118,9 @@ def begun_of(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _lock(fd: int, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def lock(fd: int) -> None:
+    """Lock an open file. HypervisorTimeout (ETIMEDOUT) if another keeps it longer than an operation takes."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,7 +172,7 @@ class NativeStore:
         except FileNotFoundError:
             raise NoSuchVnf(f"no such guest: {name[:12]}") from None
         try:
-            _lock(fd, _LOCK_TIMEOUT_S)
+            lock(fd)
             if name and not os.fstat(fd).st_nlink:
                 raise NoSuchVnf(f"no such guest: {name[:12]}")  # it was destroyed while we waited
             yield

@@ -14,7 +14,7 @@ from pathlib import Path
 import engine as engines
 import pytest
 from engine_view import EngineView
-from mount import Mount
+from mount import Mount, mounted
 from native_view import NativeView
 from probes import need
 from stock import build
@@ -110,11 +110,8 @@ def nfio(stocked: EngineView, mount: Mount) -> Mount:
 
 @pytest.fixture(scope="session")
 def _shared(stocked: EngineView) -> Iterator[Mount]:
-    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
-        made = Mount(Path(path), stocked)
-        made.mount()
+    with mounted(stocked) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture

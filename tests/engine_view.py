@@ -145,7 +145,7 @@ class EngineView(ABC):
 
     def restart(self, guest: str) -> None:
         """Start a guest again by the engine's own command, if it ``restarts``."""
-        raise NotImplementedError
+        raise AssertionError(f"{self.name} starts no guest again by itself: {guest}")
 
     @abstractmethod
     def make_stranger(self, name: str) -> str:

@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import engine as engines
@@ -152,6 +154,16 @@ class Mount:
             self.engine.remove_all(self.root_id)
         assert not self.is_mounted
         assert not self.trouble(), self.log()
+
+
+@contextmanager
+def mounted(engine: EngineView) -> Iterator[Mount]:
+    """nfio, mounted on a directory of its own for the time of the block."""
+    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
+        made = Mount(Path(path), engine)
+        made.mount()
+        yield made
+        made.close()
 
 
 class Vnf:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from engine_view import EngineView
 from lab import Client, NewClient
-from mount import Mount, Vnf
+from mount import Mount, Vnf, mounted
 from stock import build
 
 
@@ -18,11 +16,8 @@ def catalogue(view: EngineView, request: pytest.FixtureRequest) -> Iterator[Moun
     """nfio, mounted on an engine that has the images of the module's types."""
     build(view.probe, request.module.TYPES)
     view.stock()
-    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
-        made = Mount(Path(path), view)
-        made.mount()
+    with mounted(view) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
-import signal
 import socket
 import struct
 import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import load
 
 if TYPE_CHECKING:
     from lab import Client
 
-LEAST = 1000
-CLIENTS = 4
 ATTEMPT_S = 1.0
 ATTEMPTS = 3  # as dig(1): who asks over UDP asks again
 
@@ -73,47 +70,34 @@ class Load:
     """Half of it asks for ``known``, the other half for new names below ``far``; each has ``answer``."""
 
     def __init__(self, client: Client, server: str, known: str, far: str, answer: str) -> None:
-        self._process = client.begin(sys.executable, __file__, server, known, far, answer)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "begun\n"
+        self._load = load.Load(client, __file__, server, known, far, answer)
 
     def end(self) -> Done:
-        self._process.terminate()
-        output, _ = self._process.communicate(timeout=60)
-        assert self._process.returncode == 0, output
-        return Done(**json.loads(output))
+        return Done(**self._load.end())
 
 
 def main() -> None:
     server, known, far, answer = sys.argv[1:]
-    ended, begun = threading.Event(), threading.Event()
     numbers = itertools.count()
     asked: list[int] = []
     failed: list[str] = []
 
-    def go_on() -> None:
-        while not ended.is_set() or len(asked) < LEAST:
-            number = next(numbers)
-            name = known if number % 2 else f"n{number}.{far}"
-            try:
-                code, addresses, attempts = ask(server, name, number)
-                asked.append(attempts)
-                if (code, addresses) != (0, [answer]):
-                    failed.append(f"{name}: {code} {addresses}")
-            except OSError as error:
-                asked.append(ATTEMPTS)
-                failed.append(repr(error))
-            begun.set()
+    def request() -> None:
+        number = next(numbers)
+        name = known if number % 2 else f"n{number}.{far}"
+        try:
+            code, addresses, attempts = ask(server, name, number)
+            asked.append(attempts)
+            if (code, addresses) != (0, [answer]):
+                failed.append(f"{name}: {code} {addresses}")
+        except OSError as error:
+            asked.append(ATTEMPTS)
+            failed.append(repr(error))
 
-    threads = [threading.Thread(target=go_on) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    begun.wait()
-    print("begun", flush=True)
-    for thread in threads:
-        thread.join()
-    print(json.dumps({"requests": len(asked), "failed": failed, "again": sum(asked) - len(asked)}))
+    def told() -> dict[str, object]:
+        return {"requests": len(asked), "failed": failed, "again": sum(asked) - len(asked)}
+
+    load.go_on(request, lambda: len(asked), told)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ import os
 import random
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_view import EngineView
-from mount import Mount, Vnf, errno_of
+from mount import Mount, Vnf, errno_of, mounted
 
 MIB = 1 << 20
 
@@ -35,11 +34,8 @@ NAMES = ["-dash", ".dot", "a b", " a", "a ", "a\nb", "a\tb", "a'b", 'a"b', "a;b"
 @pytest.fixture(scope="module")
 def mount(view: EngineView) -> Iterator[Mount]:
     """One mount for all: what is refused leaves nothing behind that could disturb the next test."""
-    with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
-        made = Mount(Path(path), view)
-        made.mount()
+    with mounted(view) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
