@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from hypervisor.hypervisor_return_codes import EMPTY, SUCCESS, ReturnCode, code_of
 from nfio.errors import NfioError
@@ -158,8 +159,7 @@ class VnfSpec:
     function: Function = Function()
 
 
-@dataclass(frozen=True)
-class LinkCounters:
+class LinkCounters(NamedTuple):
     """Counters of a guest's interfaces as the guest counts them: bytes, packets."""
 
     rx_bytes: int
@@ -169,8 +169,7 @@ class LinkCounters:
     drops: int
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """What a guest used: CPU seconds since it started, bytes of memory now."""
 
     cpu_seconds: float

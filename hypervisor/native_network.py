@@ -145,14 +145,16 @@ class NativeNetwork:
                 inside = IPRoute()
                 with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
                     _SOLICITATIONS.write_text("0")
-            with inside:
-                with IPRoute() as host:
-                    self._plug(host, network, guest, namespace)
+            with inside, IPRoute() as host:
+                self._plug(host, network, guest, namespace)
                 inside.link("set", index=1, state="up")
                 (index,) = inside.link_lookup(ifname=_GUEST_LINK)
                 inside.addr("add", index=index, address=guest.address, prefixlen=network.subnet.prefixlen)
                 inside.link("set", index=index, state="up")
                 inside.route("add", dst="default", gateway=str(network.gateway.ip))
+                # The bridge's end comes up last: what others send to all would be dropped, and counted.
+                (index,) = host.link_lookup(ifname=link_of(guest.vnf_id))
+                host.link("set", index=index, state="up")
         except NetlinkError as error:
             raise HypervisorError(f"its link could not be set up: {error}") from error
 
@@ -169,7 +171,6 @@ class NativeNetwork:
                     ifname=name,
                     kind="veth",
                     master=found[0],
-                    state="up",
                     peer={
                         "ifname": _GUEST_LINK,
                         "net_ns_fd": namespace,

@@ -107,8 +107,7 @@ class InstanceFiles:
         guest = vnf.running_guest()
         if guest.pid is None:
             return self._remote(vnf, guest)[0].drops
-        inside = guest.pid if guest.is_open else None
-        return read_drops(guest.links, inside) + self._own_drops(vnf, guest)
+        return read_drops(guest.links) + guest.link_drops() + self._own_drops(vnf, guest)
 
     def link_counters(self, vnf: Vnf, table: dict[str, LinkCounters]) -> LinkCounters:
         """The same counters of the links, and the drops, all at once.
@@ -119,8 +118,7 @@ class InstanceFiles:
         guest = vnf.running_guest()
         if guest.pid is None:
             return self._remote(vnf, guest)[0]
-        own = self._own_drops(vnf, guest)
-        return read_all(guest.links, guest.pid if guest.is_open else None, table, own)
+        return read_all(guest.links, table, guest.link_drops() + self._own_drops(vnf, guest))
 
     def _own_drops(self, vnf: Vnf, guest: Guest) -> int:
         count = self._orchestrator.modules.drops_of(vnf.type)

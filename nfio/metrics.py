@@ -24,13 +24,15 @@ _FAMILIES = {
     "nfio_scrape_errors": ("gauge", "Values of running VNFs that could not be read this time"),
 }
 
-_COUNTERS = {
-    "rx_bytes": "nfio_vnf_receive_bytes_total",
-    "tx_bytes": "nfio_vnf_transmit_bytes_total",
-    "rx_packets": "nfio_vnf_receive_packets_total",
-    "tx_packets": "nfio_vnf_transmit_packets_total",
-    "drops": "nfio_vnf_dropped_packets_total",
-}
+# What the values of LinkCounters and of Usage are called, in their order.
+_LINKS = (
+    "nfio_vnf_receive_bytes_total",
+    "nfio_vnf_transmit_bytes_total",
+    "nfio_vnf_receive_packets_total",
+    "nfio_vnf_transmit_packets_total",
+    "nfio_vnf_dropped_packets_total",
+)
+_USAGE = ("nfio_vnf_cpu_seconds_total", "nfio_vnf_memory_bytes")
 
 
 def render(vnfs: Iterable[Vnf], files: InstanceFiles) -> bytes:
@@ -71,20 +73,16 @@ def _running(
     table: dict[str, LinkCounters],
 ) -> int:
     """Add the samples of one running VNF; returns how many groups of them could not be read."""
-
-    def links() -> dict[str, float]:
-        found = files.link_counters(vnf, table)
-        return {family: getattr(found, name) for name, family in _COUNTERS.items()}
-
-    def usage() -> dict[str, float]:
-        used = files.usage(vnf)
-        return {"nfio_vnf_cpu_seconds_total": used.cpu_seconds, "nfio_vnf_memory_bytes": used.memory_bytes}
-
     errors = 0
-    for group in (links, usage):
+    for families, read in (
+        (_LINKS, lambda: files.link_counters(vnf, table)),
+        (_USAGE, lambda: files.usage(vnf)),
+    ):
         try:
-            for family, value in group().items():
-                samples[family].append(f"{family}{labels} {value}\n")
+            found = read()
         except NfioError:
             errors += 1
+            continue
+        for family, value in zip(families, found, strict=True):
+            samples[family].append(f"{family}{labels} {value}\n")
     return errors

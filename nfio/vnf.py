@@ -200,6 +200,8 @@ class Vnf:
                 return None
             if after is State.ERROR and status is not None:
                 self.save(error=death_of(status))  # who sees the state finds the reason there already
+            elif after is State.RUNNING and own:
+                self.save(error="")  # nor a reason that is past
             self.entity.set_state(after)
             self.changed_ns = time.time_ns()
             return before, after

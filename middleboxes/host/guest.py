@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from hypervisor.hypervisor_base import CommandResult, Usage
 from middleboxes.host import guest_root, netns
 from middleboxes.host.cgroups import GroupUsage, read_process_usage
-from middleboxes.host.nftables import NETLINK_NETFILTER, read_counters
+from middleboxes.host.links import drops_in
+from middleboxes.host.nftables import NETLINK_NETFILTER, PacketCounters
+from middleboxes.host.open_file import OpenFile
 from nfio.errors import HypervisorError, HypervisorTimeout, NetworkDown, NotSupported
 
 #: how long a function may take to answer a question about itself
@@ -34,20 +36,6 @@ _until: ContextVar[float] = ContextVar("until", default=math.inf)
 
 def _deadline() -> float:
     return min(_until.get(), time.monotonic() + ANSWER_TIMEOUT_S)
-
-
-class NetlinkChannel:
-    """A netlink socket in a guest's namespace that is kept for the next question.
-
-    It holds the namespace: it is closed as soon as nobody refers to it any more, which is when the
-    guest has ended.
-    """
-
-    def __init__(self, made: socket.socket) -> None:
-        self.socket = made
-
-    def __del__(self) -> None:
-        self.socket.close()
 
 
 @dataclass
@@ -76,7 +64,8 @@ class Guest:
     shares_kernel: bool = True
     _inode: int | None = None
     _usage: GroupUsage | None = None
-    _filter: NetlinkChannel | None = None
+    _devices: OpenFile | None = None
+    _filter: PacketCounters | None = None
 
     def __post_init__(self) -> None:
         if self.pid is not None and self.shares_kernel:
@@ -249,14 +238,30 @@ class Guest:
             self._usage = GroupUsage(self.pid)
         return self._usage.read()
 
+    def link_drops(self) -> int:
+        """Packets dropped at its own ends of its links; 0 where this host does not see them."""
+        if not self.is_open:
+            return 0
+        if self._devices is None:
+            pid, inode = self._namespace()
+            try:
+                devices = OpenFile(f"/proc/{pid}/net/dev")
+            except OSError:
+                raise NetworkDown("its first process is gone") from None
+            if netns.namespace_of(pid) != inode:
+                raise NetworkDown("its first process has ended")
+            self._devices = devices
+        return drops_in(self._devices.read_all())
+
     def packet_counters(self, table: str) -> dict[str, int]:
         """Packets of every named counter of an ``inet`` table of nf_tables; none if there is no table."""
         if self.is_open:
             with self.turn():
-                if self._filter is None:
-                    self._filter = NetlinkChannel(self.netlink(NETLINK_NETFILTER))
+                if self._filter is None or self._filter.table != table:
+                    channel = self.netlink(NETLINK_NETFILTER)
+                    self._filter = PacketCounters(channel, table, ANSWER_TIMEOUT_S)
                 try:
-                    return read_counters(self._filter.socket, table)
+                    return self._filter.read()
                 except OSError as error:
                     self._filter = None  # an answer that came late would be taken for the next one
                     if isinstance(error, TimeoutError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import threading
 import time
@@ -170,42 +169,32 @@ def read_counter(links: tuple[str, ...], counter: str) -> int:
     return sum([_read(link, mirrored) for link in links])
 
 
-def read_drops(links: tuple[str, ...], pid: int | None) -> int:
-    """Packets dropped at both ends of a guest's links.
+def read_drops(links: tuple[str, ...]) -> int:
+    """Packets dropped at this host's ends of a guest's links.
 
-    Source: ``rx_dropped`` and ``tx_dropped`` of the host's end, and the drop columns of
-    ``/proc/<pid>/net/dev``, which is the guest's end as this host sees it; None where it does
-    not see it.
+    Source: ``rx_dropped`` and ``tx_dropped``.
+
+    Raises:
+        NetworkDown (ENETDOWN): it has no link (any more).
     """
     if not links:
         raise NetworkDown("it has no network link")
-    outside = sum(_read(link, name) for link in links for name in _DROPS)
-    return outside + (0 if pid is None else _drops_inside(pid))
+    return sum([_read(link, name) for link in links for name in _DROPS])
 
 
-def _drops_inside(pid: int) -> int:
+def drops_in(device_table: bytes) -> int:
+    """Packets dropped by the links of a network namespace, its loopback apart.
+
+    Args:
+        device_table: its net/dev file (proc_pid_net(5)).
+    """
     drops = 0
-    for line in _lines(f"/proc/{pid}/net/dev"):
+    for line in device_table.splitlines()[2:]:
         name, _, values = line.partition(b":")
         if name.strip() != b"lo":
             columns = values.split()
             drops += int(columns[3]) + int(columns[11])
     return drops
-
-
-def _lines(place: str) -> list[bytes]:
-    """The lines of a net/dev file (proc_pid_net(5)), which has one for each link."""
-    try:
-        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = b""
-            while chunk := os.read(fd, 1 << 18):
-                text += chunk
-        finally:
-            os.close(fd)
-    except OSError:
-        raise NetworkDown("its first process is gone") from None
-    return text.splitlines()[2:]
 
 
 def read_table() -> dict[str, LinkCounters]:
@@ -214,7 +203,7 @@ def read_table() -> dict[str, LinkCounters]:
     One file for hundreds of guests: /proc/net/dev (proc_pid_net(5)).
     """
     found = {}
-    for line in _lines("/proc/self/net/dev"):
+    for line in OpenFile("/proc/self/net/dev").read_all().splitlines()[2:]:
         name, _, values = line.partition(b":")
         columns = values.split()
         # Received and sent: bytes packets errors dropped fifo frame compressed multicast.
@@ -228,14 +217,12 @@ def read_table() -> dict[str, LinkCounters]:
     return found
 
 
-def read_all(
-    links: tuple[str, ...], pid: int | None, table: dict[str, LinkCounters], drops: int
-) -> LinkCounters:
+def read_all(links: tuple[str, ...], table: dict[str, LinkCounters], drops: int) -> LinkCounters:
     """All counters of a guest.
 
     Args:
         table: what ``read_table`` gave.
-        drops: those that the function made on purpose.
+        drops: those that were not made at this host's ends of its links.
     """
     if not links:
         raise NetworkDown("it has no network link")
@@ -249,6 +236,4 @@ def read_all(
         rx_packets += row.rx_packets
         tx_packets += row.tx_packets
         drops += row.drops
-    if pid is not None:
-        drops += _drops_inside(pid)
     return LinkCounters(rx_bytes, tx_bytes, rx_packets, tx_packets, drops)

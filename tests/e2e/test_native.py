@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -103,6 +107,32 @@ def test_vnfs_reach_each_other_while_the_host_drops_what_it_forwards(nfio: Mount
     assert "nfio web" in fetch(firewall, web.address)
     assert web.number("stats/rx_packets") >= before + 4
     assert web.number("requests") == 1
+
+
+def test_what_is_sent_to_all_while_vnfs_start_is_not_dropped(nfio: Mount, native: NativeView) -> None:
+    running(nfio, "firewall", "fw0")
+    subnet = ipaddress.ip_interface(
+        json.loads((native.directory / "network.json").read_text())["gateway"]
+    ).network
+    started = threading.Event()
+
+    def call_all() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            for _ in range(100_000):
+                caller.sendto(b"hello", (str(subnet.broadcast_address), 9))
+                if started.wait(0.0001):
+                    return
+
+    with ThreadPoolExecutor(1) as pool:
+        caller = pool.submit(call_all)
+        try:
+            vnfs = [running(nfio, "firewall", f"new{number}") for number in range(8)]
+        finally:
+            started.set()
+        caller.result()
+    assert all(vnf.number("stats/rx_packets") > 0 for vnf in vnfs)
+    assert [vnf.number("stats/pkt_drops") for vnf in vnfs] == [0] * 8
 
 
 def test_a_firewall_on_the_hosts_root_works_and_the_host_stays_as_it_is(
