@@ -6,9 +6,7 @@ import contextlib
 import ipaddress
 import json
 import os
-import shutil
-import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -18,6 +16,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from hypervisor import network_namespace
 from hypervisor.hypervisor_base import LinkCounters
+from hypervisor.native_doors import DOORS, run, succeeds
 from hypervisor.native_store import Guest, NativeStore, lock
 from nfio.errors import HypervisorError, InvalidValue
 
@@ -26,13 +25,9 @@ DEFAULT_BRIDGE = "nfio0"
 _CANDIDATES = tuple(IPv4Network(f"10.{n}.0.0/16") for n in range(201, 250))
 #: held by whoever chooses one, of all stores on this machine
 _LOCK = Path("/run/nfio/subnets.lock")
-_TOOL_TIMEOUT_S = 10.0
 _GUEST_LINK = "eth0"
 #: There is no IPv6 router on the bridge: each question for one would go to every other guest.
 _SOLICITATIONS = Path("/proc/sys/net/ipv6/conf/default/router_solicitations")
-
-#: where a firewall of the host's that drops what it does not know lets others in, most polite first
-_DOORS = ("DOCKER-USER", "FORWARD")
 
 
 @dataclass(frozen=True)
@@ -218,8 +213,9 @@ class NativeNetwork:
             forwarding = Path("/proc/sys/net/ipv4/ip_forward")
             if forwarding.read_text().strip() != "1":
                 forwarding.write_text("1")
-            _run(["nft", "-f", "-"], network.ruleset())
-            _open_doors(network)
+            run("nft", "-f", "-", text=network.ruleset())
+            for door in DOORS:
+                door.open(network.bridge)
 
     def _ensure_bridge(self, host: IPRoute, network: Network) -> None:
         if not host.link_lookup(ifname=network.bridge):
@@ -244,10 +240,9 @@ class NativeNetwork:
         network = self.get()
         if not Path("/sys/class/net", network.bridge).exists():
             return False
-        if not _succeeds(["nft", "list", "table", "ip", network.table]):
+        if not succeeds("nft", "list", "table", "ip", network.table):
             return False
-        door = _door()
-        return door is None or all(_succeeds([*_IPTABLES, "-C", door, *rule]) for rule in _rules(network))
+        return all(door.stands_open(network.bridge) for door in DOORS)
 
     def remove_if_unused(self) -> None:
         """Take the network away once no guest has an address in it."""
@@ -256,8 +251,9 @@ class NativeNetwork:
             if network is None or not self._store.is_unused():
                 return
             self._store.forget_abandoned()
-            _close_doors(network)
-            _succeeds(["nft", "delete", "table", "ip", network.table])
+            for door in DOORS:
+                door.close(network.bridge)
+            succeeds("nft", "delete", "table", "ip", network.table)
             with IPRoute() as host:
                 for index in host.link_lookup(ifname=network.bridge):
                     host.link("del", index=index)
@@ -305,65 +301,3 @@ def _routed() -> list[IPv4Network]:
             if destination := route.get_attr("RTA_DST"):
                 found.append(IPv4Network(f"{destination}/{route['dst_len']}", strict=False))
     return found
-
-
-# -- the host's own firewall ----------------------------------------------------------------
-#
-# A packet that a base chain of another table drops is gone, whatever nfio's own table says. Docker
-# sets the policy of iptables' FORWARD chain to drop, and has a chain in which others may speak
-# before it. With br_netfilter, which Docker loads, that holds for traffic within the bridge too.
-
-_IPTABLES = ["iptables", "-w", "5"]
-
-
-def _rules(network: Network) -> Iterable[list[str]]:
-    yield ["-i", network.bridge, "-j", "ACCEPT"]
-    yield ["-o", network.bridge, "-j", "ACCEPT"]
-
-
-def _door() -> str | None:
-    """The chain to be let through by; None where nothing is dropped."""
-    if shutil.which("iptables") is None:
-        return None
-    policy = _output([*_IPTABLES, "-S", "FORWARD"])
-    if "-P FORWARD DROP" not in policy:
-        return None
-    return next(chain for chain in _DOORS if chain == "FORWARD" or _succeeds([*_IPTABLES, "-S", chain]))
-
-
-def _open_doors(network: Network) -> None:
-    door = _door()
-    if door is not None:
-        for rule in _rules(network):
-            if not _succeeds([*_IPTABLES, "-C", door, *rule]):
-                _run([*_IPTABLES, "-I", door, *rule])
-
-
-def _close_doors(network: Network) -> None:
-    if shutil.which("iptables") is not None:
-        for door in _DOORS:
-            for rule in _rules(network):
-                _succeeds([*_IPTABLES, "-D", door, *rule])
-
-
-def _tool(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise HypervisorError(f"{command[0]}: {error}") from error
-
-
-def _succeeds(command: list[str]) -> bool:
-    return _tool(command).returncode == 0
-
-
-def _output(command: list[str]) -> str:
-    return _tool(command).stdout
-
-
-def _run(command: list[str], text: str = "") -> None:
-    done = _tool(command, text)
-    if done.returncode:
-        raise HypervisorError(f"{command[0]}: {done.stderr.strip()}")

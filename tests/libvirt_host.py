@@ -14,10 +14,10 @@ from typing import ClassVar, Self
 from urllib.parse import quote
 
 from engine import wait_until
-from engine_view import EngineView, output_of
+from engine_view import output_of
+from inside import InnerHost
 from libvirt_view import MACHINES_OWN, URI
-from mount import NFIO, Mount
-from remote import FarAway, Sshd
+from remote import Sshd
 
 POOL = "nfio"
 POOL_DIRECTORY = Path("/var/lib/nfio/libvirt/pool")
@@ -25,12 +25,6 @@ POOL_DIRECTORY = Path("/var/lib/nfio/libvirt/pool")
 # What libvirt and nfio keep on a host is this one's own. Its /dev/kvm is not for QEMU: else
 # libvirt would try it out at each call.
 _HOST = """\
-set -e
-cgroups=$(mktemp -d)
-mount --rbind /sys/fs/cgroup "$cgroups"
-mount -t sysfs sysfs /sys
-mount --move "$cgroups" /sys/fs/cgroup
-rmdir "$cgroups"
 for place in /run/libvirt /var/lib/libvirt /etc/libvirt /var/log/libvirt /var/cache/libvirt /var/lib/nfio; do
     mkdir -p "$place"
     mount -t tmpfs -o mode=755 tmpfs "$place"
@@ -46,7 +40,7 @@ virtlogd --daemon --pid-file /run/libvirt/virtlogd.pid
 _LIBVIRTD = ("libvirtd", "--pid-file", "/run/libvirt/libvirtd.pid")
 
 
-class LibvirtHost(FarAway):
+class LibvirtHost(InnerHost):
     """A host that is reached by ssh, and by nothing else."""
 
     link = "nfiotestvirt"
@@ -64,16 +58,7 @@ class LibvirtHost(FarAway):
         super().__enter__()
         try:
             subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True)
-            with (self.directory / "libvirtd.log").open("wb") as log:
-                self.process = subprocess.Popen(
-                    [
-                        *("nsenter", f"--net=/run/netns/{self.namespace}"),
-                        *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
-                        _HOST + f"exec {' '.join(self.first_process)}\n",
-                    ],
-                    stdout=log,
-                    stderr=log,
-                )
+            self.start(_HOST + f"exec {' '.join(self.first_process)}\n", self.directory / "libvirtd.log")
             self._serve()
         except BaseException:
             self.__exit__()
@@ -98,12 +83,6 @@ class LibvirtHost(FarAway):
             super().__exit__(*failure)
 
     @property
-    def inside(self) -> tuple[str, ...]:
-        """What runs a command on that host."""
-        assert self.process is not None
-        return ("nsenter", "-n", "-m", "-t", str(self.process.pid), "--")
-
-    @property
     def variables(self) -> dict[str, str]:
         assert self.sshd is not None
         return {"PATH": self.sshd.variables["PATH"]}
@@ -114,10 +93,6 @@ class LibvirtHost(FarAway):
             [*self.inside, "virsh", "-c", URI, "version"], capture_output=True, timeout=20, check=False
         )
         return done.returncode == 0
-
-    def run(self, *command: str, check: bool = True) -> str:
-        """Output of a command on that host."""
-        return output_of(*self.inside, *command, check=check)
 
     def virsh(self, *arguments: str, check: bool = True) -> str:
         return self.run("virsh", "-q", "-c", URI, *arguments, check=check)
@@ -177,33 +152,3 @@ class OwnLibvirt(LibvirtHost):
     def pid(self, guest: str) -> int:
         """QEMU's process, as all see it."""
         return int(self.run("cat", f"/run/libvirt/qemu/{self.virsh('domname', guest)}.pid"))
-
-
-class MountInside(Mount):
-    """nfio on such a host: what it mounts is seen there, and from here through its first process."""
-
-    def __init__(self, directory: Path, engine: EngineView, host: OwnLibvirt) -> None:
-        super().__init__(directory, engine, variables=host.variables)
-        assert host.process is not None
-        self.host = host
-        self.place = self.path
-        self.path = Path(f"/proc/{host.process.pid}/root{self.place}")
-
-    def nfio(
-        self, *arguments: str, check: bool = True, timeout: float = 60
-    ) -> subprocess.CompletedProcess[str]:
-        there = [str(self.place) if word == str(self.path) else word for word in arguments]
-        done = subprocess.run(
-            [*self.host.inside, *NFIO, *there],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert not check or done.returncode == 0, f"nfio {' '.join(there)}: {done.stderr}{self.log()}"
-        return done
-
-    @property
-    def is_mounted(self) -> bool:
-        return f" {self.place} " in self.host.run("cat", "/proc/self/mountinfo")

@@ -13,7 +13,8 @@ import pytest
 from engine import wait_until
 from engine_view import EngineView
 from faults import look_around
-from libvirt_host import MountInside, OwnLibvirt
+from inside import MountInside
+from libvirt_host import OwnLibvirt
 from mount import Vnf, errno_of, is_gone, seconds
 from probes import need
 
