@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping
 
 from middleboxes import Guest, Knob, LiveFile, Middlebox, Recipe, Settings
+from middleboxes.inside.own_user import as_user
 
 MAIN_FILE = "nfio-dhcp.conf"
 HOSTS_FILE = "nfio-dhcp-hosts"
-LEASES = "/var/lib/misc/dnsmasq.leases"
+UID = 202
+PLACE = "/var/lib/misc"  # not in /run, which is empty in an image
+LEASES = f"{PLACE}/dnsmasq.leases"
 _UNIT_S = {"": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LEAST_S = 120  # dnsmasq gives two minutes to whoever wants to give less
 
@@ -21,22 +24,21 @@ sed 's/^/dhcp-host=/' /etc/nfio/{HOSTS_FILE} | dnsmasq --test -C - 2>&1
 
 # dnsmasq reads all but the hosts once, when it starts: for a reload it is started anew, with its
 # leases. One that cannot start (its exit status is 1 to 5) is tried again: nfio puts the old files
-# back meanwhile. Without a user and a group to change to it needs no capability for that.
+# back meanwhile.
 RUN = f"""\
 trap 'kill "$program" 2>/dev/null; exit 0' TERM INT
 again=0
 while :; do
-    rm -f /run/dnsmasq.pid /run/nfio-reload
-    cat $(ls -d /etc/nfio/* | grep -v {HOSTS_FILE}) > /run/nfio-config
-    dnsmasq -k -C /etc/nfio/{MAIN_FILE} --user= --group= --log-facility=- \\
-        --pid-file=/run/dnsmasq.pid &
+    rm -f {PLACE}/dnsmasq.pid {PLACE}/reload
+    cat $(ls -d /etc/nfio/* | grep -v {HOSTS_FILE}) > {PLACE}/config
+    dnsmasq -k -C /etc/nfio/{MAIN_FILE} --log-facility=- --pid-file={PLACE}/dnsmasq.pid &
     program=$!
     wait $program
     status=$?
-    if [ -e /run/nfio-reload ]; then
+    if [ -e {PLACE}/reload ]; then
         again=200
     elif [ $again -gt 0 ] && [ $status -ge 1 ] && [ $status -le 5 ]; then
-        touch /run/nfio-failed
+        touch {PLACE}/failed
         again=$((again - 1))
         sleep 0.1
     else
@@ -47,16 +49,16 @@ done
 """
 
 RELOAD = f"""\
-program=$(cat /run/dnsmasq.pid) || exit 1
-if cat $(ls -d /etc/nfio/* | grep -v {HOSTS_FILE}) | cmp -s - /run/nfio-config; then
+program=$(cat {PLACE}/dnsmasq.pid) || exit 1
+if cat $(ls -d /etc/nfio/* | grep -v {HOSTS_FILE}) | cmp -s - {PLACE}/config; then
     kill -HUP "$program"
     exit
 fi
-rm -f /run/nfio-failed
-touch /run/nfio-reload
+rm -f {PLACE}/failed
+touch {PLACE}/reload
 kill "$program"
-while [ -e /run/nfio-reload ] || ! [ -s /run/dnsmasq.pid ]; do
-    [ -e /run/nfio-failed ] && echo 'dnsmasq does not start with it: its log says why' && exit 1
+while [ -e {PLACE}/reload ] || ! [ -s {PLACE}/dnsmasq.pid ]; do
+    [ -e {PLACE}/failed ] && echo 'dnsmasq does not start with it: its log says why' && exit 1
     sleep 0.01
 done
 """
@@ -154,13 +156,23 @@ def leases(guest: Guest) -> str:
 MIDDLEBOX = Middlebox(
     type="dhcp",
     summary="DHCP server (dnsmasq)",
-    recipe=Recipe(packages=("dnsmasq-base",), setup=(f"mkdir -p /var/lib/misc && : > {LEASES}",)),
+    recipe=Recipe(
+        packages=("dnsmasq-base", "libcap2-bin"),
+        setup=(
+            f"echo 'dhcp:x:{UID}:{UID}:DHCP server:{PLACE}:/bin/false' >> /etc/passwd",
+            f"mkdir -p {PLACE} && : > {LEASES} && chown {UID} {LEASES}",
+            # root removes what the last run left, without the capability to write where it may not.
+            f"chown {UID}:root {PLACE} && chmod 770 {PLACE}",
+        ),
+    ),
     check=("sh", "-c", CHECK),
-    run=("sh", "-c", RUN),
-    ready="test -s /run/dnsmasq.pid",
-    reload=("sh", "-c", RELOAD),
-    # dnsmasq insists on it: it writes the addresses that it gives to the kernel's ARP table.
-    capabilities=("NET_ADMIN",),
+    apply=("sh", "-c", f"rm -f {PLACE}/dnsmasq.pid\n{CHECK}"),
+    # dnsmasq insists on NET_ADMIN: it writes the addresses that it gives to the kernel's ARP table.
+    run=as_user(UID, RUN, capabilities=("NET_ADMIN",)),
+    ready=f"test -s {PLACE}/dnsmasq.pid",
+    reload=as_user(UID, RELOAD),
+    # SETUID and SETGID bring it to its user, and are gone there.
+    capabilities=("NET_ADMIN", "SETUID", "SETGID"),
     sysctls={"net.ipv4.ip_unprivileged_port_start": "0"},
     default_config="""\
 # dnsmasq's own configuration. `echo reload > action` checks and applies it. `pool` and `hosts` are read before it.

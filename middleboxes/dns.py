@@ -18,12 +18,21 @@ RECORD_BYTES = 2000  # its control socket drops whoever sends a longer line (rem
 
 _FILE = f"/etc/nfio/{CONFIGURATION}"
 _CONTROL = f"unbound-control -q -c {_FILE}"
-_CHECK = ("unbound-checkconf", _FILE)
 _NAME = re.compile(r"(?:\.|(?:[A-Za-z0-9_*/-]{1,63}\.)*[A-Za-z0-9_*/-]{1,63}\.?)")
 _RECORD = re.compile(
     r"(?P<name>\S+)\s+(?:(?P<ttl>\d+)\s+)?(?:[Ii][Nn]\s+)?(?P<type>[A-Za-z][A-Za-z0-9]*)\s+(?P<value>\S.*)"
 )
 
+
+# Its checker takes any number for a port, and unbound listens at what is left of it in 16 bits.
+CHECK = f"""\
+unbound-checkconf {_FILE} || exit 1
+port=$(unbound-checkconf -o port {_FILE})
+[ "$port" -lt 65536 ] && exit
+echo "port: $port is not a port"
+exit 1
+"""
+_CHECK = ("sh", "-c", CHECK)
 
 # unbound forgets the queries that wait for other servers: if there is a moment without one soon,
 # that is the one. It answers the order before it reloads, and the next question when that is done.

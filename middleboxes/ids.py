@@ -8,14 +8,17 @@ from pathlib import Path
 
 from middleboxes import Directory, Guest, Knob, LiveFile, Middlebox, Recipe, Settings, Stream
 from middleboxes.inside import ids_recorder
+from middleboxes.inside.own_user import as_user
 
+UID = 203
+PLACE = str(ids_recorder.PLACE)
 RULESET = "nfio-ids.nft"
 RECORDER = "nfio-ids.py"
 _PLUGINS = "/usr/lib/x86_64-linux-gnu/ulogd"
 
 ULOGD = f"""\
 [global]
-logfile="/proc/self/fd/2"
+logfile="stdout"
 loglevel=7
 plugin="{_PLUGINS}/ulogd_inppkt_NFLOG.so"
 plugin="{_PLUGINS}/ulogd_raw2packet_BASE.so"
@@ -99,8 +102,6 @@ def recorded(word: str) -> Callable[[Guest], str]:
     return read
 
 
-PLACE = str(ids_recorder.PLACE)
-
 MIDDLEBOX = Middlebox(
     type="ids",
     summary="intrusion detection sensor (nDPI, nftables and ulogd2)",
@@ -112,17 +113,30 @@ MIDDLEBOX = Middlebox(
             "ulogd2-json",
             "python3-minimal",
             "libpython3.11-stdlib",
+            "libcap2-bin",
         ),
         # Of what ulogd2 brings to be configured on a system of its own, nothing is run.
-        setup=("rm -rf /usr/bin/perl* /usr/share/perl* /usr/lib/*/perl* /usr/lib/*/gconv",),
+        setup=(
+            "rm -rf /usr/bin/perl* /usr/share/perl* /usr/lib/*/perl* /usr/lib/*/gconv",
+            f"echo 'ids:x:{UID}:{UID}:IDS:{PLACE}:/bin/false' >> /etc/passwd",
+            # root empties it before each start, without the capability to write where it may not.
+            f"mkdir -m 770 {PLACE} && chown {UID}:root {PLACE}",
+        ),
     ),
     check=("nft", "-c", "-f", f"/etc/nfio/{RULESET}"),
     # What an earlier run left behind would pass for readiness.
-    apply=("sh", "-c", f"rm -rf {PLACE} && mkdir -m 700 {PLACE} && exec nft -f /etc/nfio/{RULESET}"),
-    run=("python3", "-I", f"/etc/nfio/{RECORDER}"),
+    apply=("sh", "-c", f"rm -f {PLACE}/* && exec nft -f /etc/nfio/{RULESET}"),
+    # Who listens to log groups only root and its group may read.
+    run=as_user(
+        UID,
+        f"exec python3 -I /etc/nfio/{RECORDER}",
+        capabilities=("NET_ADMIN", "NET_RAW"),
+        groups=(0,),
+    ),
     ready=f"test -S {ids_recorder.SOCKET}",
     reload=("nft", "-f", f"/etc/nfio/{RULESET}"),
-    capabilities=("NET_ADMIN", "NET_RAW"),
+    # SETUID and SETGID bring it to its user, and are gone there.
+    capabilities=("NET_ADMIN", "NET_RAW", "SETUID", "SETGID"),
     sysctls={"net.ipv4.ip_forward": "1"},
     default_config=f"""\
 # Rules of this sensor, as nft(8) reads them. A packet that is logged with

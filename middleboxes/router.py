@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from middleboxes import Guest, Knob, LiveFile, Middlebox, Recipe, Settings
+from middleboxes.inside.own_user import as_user
 from nfio.errors import HypervisorError
 
 STATIC_FILE = "nfio-static.conf"
@@ -21,9 +22,6 @@ _TOGETHER = f"{{ cat /etc/nfio/nf_conf; echo; cat /etc/nfio/{STATIC_FILE}; }}"
 # FRR's own way to a user of its own asks for CAP_SYS_ADMIN, which it needs for VRFs that are network
 # namespaces and will not do without. So the daemons are that user from the start, with two
 # capabilities, and libfakeroot makes of the request that is refused one that was not needed.
-_AS_FRR = ("capsh", "--keep=1", f"--gid={UID}", f"--groups={UID},{VTY_GID}", f"--uid={UID}")
-_WITH = ("--inh=cap_net_admin,cap_net_raw", "--addamb=cap_net_admin,cap_net_raw")
-_SHELL = ("--shell=/bin/sh", "--", "-c")
 _LIBRARY = "/usr/lib/x86_64-linux-gnu/libfakeroot/libfakeroot-sysv.so"
 
 # zebra comes first: whoever does not find it asks again after 10 s.
@@ -167,9 +165,9 @@ MIDDLEBOX = Middlebox(
     ),
     check=("sh", "-c", f"{_TOGETHER} | vtysh -C -f /dev/stdin"),
     apply=("sh", "-c", f"rm -f {_SOCKETS}/*; {_TOGETHER} | vtysh -C -f /dev/stdin"),
-    run=(*_AS_FRR, *_WITH, *_SHELL, RUN),
+    run=as_user(UID, RUN, capabilities=("NET_ADMIN", "NET_RAW"), groups=(VTY_GID,)),
     ready=f"test -e {_SOCKETS}/serving",
-    reload=(*_AS_FRR, *_SHELL, RELOAD),
+    reload=as_user(UID, RELOAD, groups=(VTY_GID,)),
     # SETUID and SETGID bring it to its user, and are gone there.
     capabilities=("NET_ADMIN", "NET_RAW", "SETUID", "SETGID"),
     sysctls={

@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-PLACE = Path("/run/nfio-ids")
+PLACE = Path("/var/lib/nfio-ids")  # not in /run, which is empty in an image
 SOCKET = PLACE / "socket"
 ALERTS = PLACE / "alerts"
 PACKETS = PLACE / "packets"
@@ -332,7 +332,8 @@ class Recorder:
         reading, writing = os.pipe()
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         output.symlink_to(f"/proc/self/fd/{writing}")
-        program = subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=(writing,))
+        # Neither says anything there but ulogd what goes wrong.
+        program = subprocess.Popen(command, stdout=sys.stderr, pass_fds=(writing,))
         os.close(writing)
         self._programs.add(program.pid)
 

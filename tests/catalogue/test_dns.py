@@ -107,8 +107,10 @@ def test_a_reload_under_load_fails_no_query(upstream: Vnf, resolver: Vnf, client
     resolver.write("config/nf_conf", f"{config}    cache-min-ttl: 5\n")
     for _ in range(3):
         resolver.act("reload")
-    resolver.write("config/nf_conf", f"{config}    no-such-word: 5\n")
-    assert errno_of(lambda: resolver.act("reload")) == "EINVAL"
+    for bad, word in (("port: 99999", "99999 is not a port"), ("no-such-word: 5", "no-such-word")):
+        resolver.write("config/nf_conf", f"{config}    {bad}\n")
+        assert errno_of(lambda: resolver.act("reload")) == "EINVAL"
+        assert word in resolver.error
     assert "nf_conf:" in resolver.error and "no-such-word" in resolver.error
     seen = resolver.number("queries")
     wait_until(lambda: resolver.number("queries") > seen + 100)
