@@ -52,6 +52,7 @@ _KEPT_MODULES = (
     "drivers/net",
     "drivers/virtio",
     "fs/fat",
+    "fs/fuse",
     "fs/nls",
     "fs/overlayfs",
 )

@@ -155,13 +155,16 @@ class NativeRuntime:
     def begin(self, vnf_id: str, pid: int, timeout_s: float) -> None:
         """Let the program of a container that was created begin.
 
-        Its first process waits until its FIFO is read: that is all that `runc start` does, and
-        what is done here without starting runc for it.
+        With runc, its first process waits until its FIFO is read: that is all that `runc start`
+        does, and what is done here without starting runc for it.
 
         Raises:
             HypervisorError (EIO): the process has ended.
             HypervisorTimeout (ETIMEDOUT): it does not write to it.
         """
+        if not self._is_runc(timeout_s):
+            self.ask(timeout_s, "start", vnf_id)
+            return
         place = self._store.runtime_root / vnf_id / "exec.fifo"
         try:
             process, fifo = os.pidfd_open(pid), os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -183,10 +186,13 @@ class NativeRuntime:
             What overlayfs is told when the runtime mounts it, where nobody but the guest sees it;
             None if it is mounted already: crun refuses to mount on ``/``.
         """
-        if Path(self.programs(timeout_s)[0]).name == "runc":
+        if self._is_runc(timeout_s):
             return overlay_options(lower, bundle)
         mount_overlay(lower, bundle)
         return None
+
+    def _is_runc(self, timeout_s: float) -> bool:
+        return Path(self.programs(timeout_s)[0]).name == "runc"
 
     def has_begun(self, vnf_id: str) -> bool:
         """Whether the program of a container that was created was let begin."""

@@ -157,13 +157,19 @@ class Mount:
 
 
 @contextmanager
-def mounted(engine: EngineView) -> Iterator[Mount]:
-    """nfio, mounted on a directory of its own for the time of the block."""
+def mounted(engine: EngineView, *options: str) -> Iterator[Mount]:
+    """nfio, mounted on a directory of its own for the time of the block.
+
+    Args:
+        options: further arguments of ``nfio mount``.
+    """
     with tempfile.TemporaryDirectory(prefix="nfio-", ignore_cleanup_errors=True) as path:
-        made = Mount(Path(path), engine)
+        made = Mount(Path(path), engine, options=options)
         made.mount()
-        yield made
-        made.close()
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 class Vnf:

@@ -17,8 +17,12 @@ _CONTAINERS = ("docker", "native")
 _built: set[tuple[str, str]] = set()
 
 
-def build(probe: str, kinds: tuple[str, ...] = ("firewall", "web")) -> None:
-    """Build the images of some types for an engine, and for those that are given the same."""
+def build(probe: str, kinds: tuple[str, ...] = ("firewall", "web"), *options: str) -> None:
+    """Build the images of some types for an engine, and for those that are given the same.
+
+    Args:
+        options: further ones of ``nfio image build``.
+    """
     need(probe, shutil.which("mmdebstrap") is not None, "mmdebstrap is not installed")
     kinds = tuple(kind for kind in kinds if (probe, kind) not in _built)
     if not kinds:
@@ -26,7 +30,7 @@ def build(probe: str, kinds: tuple[str, ...] = ("firewall", "web")) -> None:
     wanted = {probe}
     if probe in _CONTAINERS:
         wanted |= {view.name.lower() for view in VIEWS.values() if not view().missing()} & set(_CONTAINERS)
-    command = [*NFIO, "image", "build", *kinds, "--for", ",".join(sorted(wanted))]
+    command = [*NFIO, "image", "build", *kinds, "--for", ",".join(sorted(wanted)), *options]
     # Wherever tests keep their guests: the machine's own images are made once, and last.
     environment = {
         **os.environ,

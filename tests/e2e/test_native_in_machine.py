@@ -1,0 +1,211 @@
+"""Native on a host with control groups of version 2, by runc and by crun: on a machine of Libvirt's.
+
+This host may have version 1, with which crun does not work.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import importlib.metadata
+import re
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from engine import wait_until
+from engine_view import EngineView
+from mount import Vnf, mounted
+from stock import build
+
+pytestmark = pytest.mark.engines("Libvirt")
+
+PROJECT = Path(__file__).parents[2]
+TYPES = PROJECT / "tests/types"
+STEP_S = 150
+
+PREPARE = """\
+mkdir -p /opt/nfio /mnt/nfio
+wget -q -O - http://{server}/nfio.tar | tar x -C /opt/nfio
+modprobe -a fuse overlay veth bridge nf_tables
+mount -t cgroup2 none /sys/fs/cgroup
+"""
+
+ENVIRONMENT = """\
+cd /opt/nfio
+export PYTHONPATH=/opt/nfio FUSE_LIBRARY_PATH=/lib/x86_64-linux-gnu/libfuse.so.2 NFIO_NATIVE_RUNTIME={runtime}
+nfio() {{ (cd /opt/nfio && python3 -m nfio "$@"); }}
+say() {{ echo "$1=$(shift; "$@" 2>&1 | tr '\\n' ' ')"; }}
+instance=/mnt/nfio/nf-types/firewall/fw0
+"""
+
+# The function's programs are the machine's own: vm.image is `host`.
+LIFE = """\
+nfio mount /var/lib/nfio/root /mnt/nfio --hypervisor Native
+mkdir $instance
+cd $instance
+echo host > machine/vm.image
+echo 64M > machine/vm.memory
+echo 0.5 > machine/vm.vcpu
+echo activate > action
+say activated cat state error
+say runtime sh -c 'tr "\\0" " " < /proc/$(cat /var/lib/nfio/native/guests/*/conmon.pid)/cmdline'
+group=/sys/fs/cgroup/nfio/$(ls /var/lib/nfio/native/guests)
+say limits cat $group/memory.max $group/memory.swap.max $group/cpu.max $group/pids.max
+ping -q -c 5 -i 0.2 $(cat machine/vm.ip) > /dev/null
+say received cat stats/rx_packets
+say memory cat stats/memory_bytes
+say current cat $group/memory.current
+echo pause > action
+say paused cat state $group/cgroup.freeze
+echo resume > action
+echo 1 > $group/cgroup.freeze
+sleep 2
+say frozen cat state
+echo 0 > $group/cgroup.freeze
+sleep 2
+say thawed cat state
+echo > machine/vm.vcpu
+echo 96M > machine/vm.memory
+say scaled cat $group/memory.max $group/cpu.max
+echo 'dd if=/dev/zero of=/dev/null bs=150M count=1' > command
+say eaten cat command state
+echo 'table inet filter { chain input { type filter hook input priority 0; icmp type echo-request drop; }; }' > config/nf_conf
+echo reload > action
+ping -q -c 5 -i 0.2 -W 1 $(cat machine/vm.ip) > /dev/null
+say dropped cat stats/pkt_drops
+first=$(cat /var/lib/nfio/native/guests/*/pid)
+cd /
+nfio umount /mnt/nfio
+nfio mount /var/lib/nfio/root /mnt/nfio
+cd $instance
+say adopted cat state
+[ $first = $(cat /var/lib/nfio/native/guests/*/pid) ] && say same echo yes
+kill -9 $first
+sleep 2
+say killed cat state error
+echo RUNNING > state
+say back cat state
+echo stop > action
+echo start > action
+say started cat state
+echo destroy > action
+say left sh -c 'find /sys/fs/cgroup/nfio -mindepth 1 -type d; ls /sys/class/net; nft list tables'
+cd /
+rmdir $instance
+nfio umount /mnt/nfio
+say trouble grep -E "ERROR nfio|Traceback" /var/lib/nfio/root/.nfio/nfio.log
+rm -rf /var/lib/nfio/root
+"""
+
+
+def add_needed(name: str, known: set[str]) -> None:
+    """Add a distribution and those that it needs, as far as they are here."""
+    if name in known:
+        return
+    try:
+        needed = importlib.metadata.requires(name) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return
+    known.add(name)
+    for line in needed:
+        if "extra ==" not in line:
+            add_needed(re.split(r"[^\w.-]", line)[0], known)
+
+
+def pack(place: Path) -> None:
+    """nfio and what it imports, as they are here."""
+    known: set[str] = set()
+    add_needed("nfio", known)
+    with tarfile.open(place, "w") as archive:
+        for part in ("nfio", "hypervisor", "middleboxes"):
+            archive.add(PROJECT / part, part)
+        for name in sorted(known - {"nfio"}):
+            for file in importlib.metadata.files(name) or ():
+                if ".." not in file.parts and Path(str(file.locate())).exists():
+                    archive.add(str(file.locate()), str(file))
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def served(directory: Path, address: str) -> Iterator[str]:
+    """A directory by HTTP; yields where."""
+    handler = partial(Files, directory=str(directory))
+    server = http.server.ThreadingHTTPServer((address, 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"{address}:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def run(machine: Vnf, script: str) -> str:
+    """Output of a shell script in a machine, which may take longer than a command may."""
+    text = base64.b64encode(script.encode()).decode()
+    done = "/run/script.done"
+    machine.write("command", f"rm -f {done}; echo {text} | base64 -d > /run/script")
+    machine.write(
+        "command",
+        f"(setsid sh /run/script > /run/script.out 2>&1; touch {done}) > /dev/null 2>&1 < /dev/null &",
+    )
+
+    def output() -> str | None:
+        machine.write("command", f"cat /run/script.out; [ ! -e {done} ] || echo script-done")
+        return machine.read("command")
+
+    wait_until(lambda: "script-done" in (output() or ""), STEP_S, "the script has ended")
+    return (output() or "").replace("script-done\n", "")
+
+
+@pytest.fixture(scope="module")
+def machine(view: EngineView) -> Iterator[Vnf]:
+    """A running machine with nfio in it."""
+    build(view.probe, ("host",), "--module-root", str(TYPES))
+    view.stock()
+    with mounted(view, "--module-root", str(TYPES)) as nfio, tempfile.TemporaryDirectory() as place:
+        made = nfio.make("host", "h0")
+        made.write("machine/vm.memory", "1G\n")
+        made.write("machine/vm.vcpu", "2\n")
+        made.act("activate")
+        pack(Path(place) / "nfio.tar")
+        made.write("command", "ip route show default\n")
+        gateway = made.read("command").split()[2]
+        with served(Path(place), gateway) as server:
+            said = run(made, PREPARE.format(server=server))
+        assert said == "", said
+        yield made
+        made.write("state", "DEFINED\n")
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_the_life_of_a_vnf_on_control_groups_of_version_2(machine: Vnf, runtime: str) -> None:
+    said = run(machine, ENVIRONMENT.format(runtime=runtime) + LIFE)
+    found = dict(line.split("=", 1) for line in said.splitlines() if re.match(r"\w+=", line))
+    found = {name: value.strip() for name, value in found.items()}
+    mib = 1 << 20
+    assert found["activated"] == "RUNNING", said
+    assert f"/{runtime} " in found["runtime"]
+    assert found["limits"] == f"{64 * mib} 0 50000 100000 4096"
+    assert int(found["received"]) >= 5
+    assert 0 < int(found["memory"]) < 64 * mib and abs(int(found["memory"]) - int(found["current"])) < mib
+    assert (found["paused"], found["frozen"], found["thawed"]) == ("PAUSED 1", "PAUSED", "RUNNING")
+    assert found["scaled"] == f"{96 * mib} max 100000"
+    assert "Killed" in found["eaten"] and found["eaten"].endswith("RUNNING")
+    assert found["dropped"] == "5"
+    assert (found["adopted"], found["same"]) == ("RUNNING", "yes")
+    assert found["killed"].startswith("ERROR it ended with exit code 137")
+    assert (found["back"], found["started"]) == ("RUNNING", "RUNNING")
+    assert found["left"] == "eth0 lo"
+    assert found["trouble"] == "", said
