@@ -257,6 +257,8 @@ class NativeNetwork:
             with IPRoute() as host:
                 for index in host.link_lookup(ifname=network.bridge):
                     host.link("del", index=index)
+            with contextlib.suppress(OSError):  # somebody keeps something there
+                self._store.runtime_root.rmdir()
             self._file.unlink()
 
 
