@@ -52,6 +52,8 @@ RELOAD = f"""\
 program=$(cat {PLACE}/dnsmasq.pid) || exit 1
 if cat $(ls -d /etc/nfio/* | grep -v {HOSTS_FILE}) | cmp -s - {PLACE}/config; then
     kill -HUP "$program"
+    # A packet that comes before dnsmasq has taken the signal is answered from the old hosts.
+    while grep -q '^ShdPnd:.*[13579bdf]$' "/proc/$program/status"; do sleep 0.01; done
     exit
 fi
 rm -f {PLACE}/failed

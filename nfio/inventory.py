@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from hypervisor.hypervisor_base import CommandResult, GuestEvent, GuestStatus, HypervisorBase, Phase
 from middleboxes import Guest
-from middleboxes.host.links import LinkTable
+from middleboxes.host.link_table import LinkTable
 from middleboxes.host.processes import ProcessWatch
 from nfio.engine import Engine
 from nfio.errors import NfioError, NoSuchVnf

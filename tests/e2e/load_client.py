@@ -104,12 +104,19 @@ class Client:
             fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
             try:
                 os.write(fd, text.encode())
+            except OSError as error:
+                # Another write may have taken its place by now.
+                raise OSError(error.errno, f"{error.strerror}: {self.reason(path)}") from None
             finally:
                 os.close(fd)
 
         self.attempt(what, write, *allowed, again=again)
 
     # -- operations -------------------------------------------------------------------------
+
+    def reason(self, path: Path) -> str:
+        """What a VNF's ``error`` says, for a write to its ``action`` or ``state``."""
+        return (path.parent / "error").read_text().strip() if path.name in ("action", "state") else ""
 
     def read_counter(self) -> None:
         path = self.driven() / "stats" / self.random.choice(COUNTERS)

@@ -1,6 +1,6 @@
-"""Native on a host with control groups of version 2, by runc and by crun: on a machine of Libvirt's.
+"""Native on a host of another kind than this one may be: on a machine of Libvirt's.
 
-This host may have version 1, with which crun does not work.
+It has control groups of version 2, with which crun works too, and a kernel with netem.
 """
 
 from __future__ import annotations
@@ -42,15 +42,26 @@ cd /opt/nfio
 export PYTHONPATH=/opt/nfio FUSE_LIBRARY_PATH=/lib/x86_64-linux-gnu/libfuse.so.2 NFIO_NATIVE_RUNTIME={runtime}
 nfio() {{ (cd /opt/nfio && python3 -m nfio "$@"); }}
 say() {{ echo "$1=$(shift; "$@" 2>&1 | tr '\\n' ' ')"; }}
-instance=/mnt/nfio/nf-types/firewall/fw0
+define() {{
+    nfio mount /var/lib/nfio/root /mnt/nfio --hypervisor Native
+    instance=/mnt/nfio/nf-types/$1/it
+    mkdir $instance
+    cd $instance
+    echo host > machine/vm.image
+}}
+remove() {{
+    echo destroy > action
+    cd /
+    rmdir $instance
+    nfio umount /mnt/nfio
+    say trouble grep -E "ERROR nfio|Traceback" /var/lib/nfio/root/.nfio/nfio.log
+    rm -rf /var/lib/nfio/root
+}}
 """
 
 # The function's programs are the machine's own: vm.image is `host`.
 BEGIN = """\
-nfio mount /var/lib/nfio/root /mnt/nfio --hypervisor Native
-mkdir $instance
-cd $instance
-echo host > machine/vm.image
+define firewall
 echo 64M > machine/vm.memory
 echo 0.5 > machine/vm.vcpu
 echo activate > action
@@ -99,13 +110,27 @@ END = """\
 echo stop > action
 echo start > action
 say started cat state
-echo destroy > action
+remove
 say left sh -c 'find /sys/fs/cgroup/nfio -mindepth 1 -type d; ls /sys/class/net; nft list tables'
-cd /
-rmdir $instance
-nfio umount /mnt/nfio
-say trouble grep -E "ERROR nfio|Traceback" /var/lib/nfio/root/.nfio/nfio.log
-rm -rf /var/lib/nfio/root
+"""
+SHAPER = """\
+define shaper
+echo activate > action
+say activated cat state error
+pings() { ping -q -i 0.02 -W 2 "$@" $(cat machine/vm.ip); }
+ping -q -c 2 $(cat machine/vm.ip) > /dev/null
+echo 200ms > delay
+say delayed pings -c 10
+echo > delay
+echo 100% > loss
+say lost pings -c 5
+echo 40% > loss
+say halved pings -c 100
+echo 101% > loss
+say refused cat error loss
+echo > loss
+say free pings -c 10
+remove
 """
 
 
@@ -195,21 +220,26 @@ def machine(view: EngineView) -> Iterator[Vnf]:
 
 
 def live(machine: Vnf, runtime: str, *parts: str) -> dict[str, str]:
-    """What a VNF's life says at each step; what is the same for each runtime is right."""
+    """What a VNF's life says at each step."""
     said = run(machine, "".join((ENVIRONMENT.format(runtime=runtime), *parts)))
     lines = (line.split("=", 1) for line in said.splitlines() if re.match(r"\w+=", line))
     found = {name: value.strip() for name, value in lines}
-    assert found["activated"] == "RUNNING", said
+    assert (found["activated"], found["trouble"]) == ("RUNNING", ""), said
+    return found
+
+
+def check_limits(found: dict[str, str], runtime: str) -> None:
+    """The kernel has them as they were written."""
     assert f"/{runtime} " in found["runtime"]
     assert found["limits"] == f"{64 * MIB} 0 50000 100000 4096"
     assert found["paused"] == "PAUSED 1"
     assert found["scaled"] == f"{96 * MIB} max 100000"
-    assert (found["started"], found["left"], found["trouble"]) == ("RUNNING", "eth0 lo", ""), said
-    return found
+    assert (found["started"], found["left"]) == ("RUNNING", "eth0 lo")
 
 
 def test_the_life_of_a_vnf_of_crun_on_control_groups_of_version_2(machine: Vnf) -> None:
     found = live(machine, "crun", BEGIN, CHANGES, END)
+    check_limits(found, "crun")
     assert int(found["received"]) >= 5
     assert 0 < int(found["memory"]) < 64 * MIB and abs(int(found["memory"]) - int(found["current"])) < MIB
     assert (found["frozen"], found["thawed"]) == ("PAUSED", "RUNNING")
@@ -221,4 +251,21 @@ def test_the_life_of_a_vnf_of_crun_on_control_groups_of_version_2(machine: Vnf) 
 
 
 def test_runc_keeps_to_control_groups_of_version_2_too(machine: Vnf) -> None:
-    live(machine, "runc", BEGIN, END)
+    check_limits(live(machine, "runc", BEGIN, END), "runc")
+
+
+def test_a_shaper_delays_and_loses_where_the_kernel_has_netem(machine: Vnf) -> None:
+    found = live(machine, "runc", SHAPER)
+
+    def loss(step: str) -> int:
+        """Percent of the packets."""
+        return int(re.search(r"(\d+)% packet loss", found[step])[1])  # type: ignore[index]
+
+    def fastest_ms(step: str) -> float:
+        return float(re.search(r"= ([\d.]+)/", found[step])[1])  # type: ignore[index]
+
+    assert loss("delayed") == loss("free") == 0
+    assert 200 <= fastest_ms("delayed") < 300 and fastest_ms("free") < 100
+    assert loss("lost") == 100
+    assert 20 <= loss("halved") <= 60  # four standard deviations
+    assert found["refused"].endswith("40%") and "101%" in found["refused"]

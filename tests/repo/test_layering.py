@@ -27,7 +27,7 @@ ONLY_IN = {
     "docker": {"hypervisor.docker_"},
     "urllib3": {"hypervisor.docker_"},
     "requests": {"hypervisor.docker_"},
-    "pyroute2": {"middleboxes.host.", "hypervisor.native_network"},
+    "pyroute2": {"middleboxes.host.link_table", "hypervisor.native_network"},
     "libvirt": {"hypervisor.libvirt_"},
 }
 
