@@ -43,6 +43,7 @@ from hypervisor.hypervisor_base import (
     Usage,
     VnfSpec,
 )
+from hypervisor.hypervisor_freezing import freeze_at_last
 from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from nfio.errors import (
     Busy,
@@ -255,8 +256,12 @@ class Docker(HypervisorBase):
 
     def pause(self, host: str, vnf_id: str) -> ReturnCode:
         """Pauses a docker container."""
-        with translate_errors(url_of(host)):
-            self._client(host).pause(vnf_id)
+
+        def pause() -> None:
+            with translate_errors(url_of(host)):
+                self._client(host).pause(vnf_id)
+
+        freeze_at_last(pause)
         return SUCCESS
 
     def unpause(self, host: str, vnf_id: str) -> ReturnCode:

@@ -27,6 +27,7 @@ from hypervisor.hypervisor_base import (
     Usage,
     VnfSpec,
 )
+from hypervisor.hypervisor_freezing import freeze_at_last
 from hypervisor.hypervisor_return_codes import SUCCESS, ReturnCode
 from hypervisor.native_bundle import runtime_config
 from hypervisor.native_cgroups import Freezer, limits_of, ran_out_of_memory, require_enough, usage_of
@@ -258,7 +259,7 @@ class Native(HypervisorBase):
             status = self.inspect(host, vnf_id)
             if status.phase is not before:
                 raise HypervisorError(f"cannot {word} {status.name}: it is {status.word}")
-            self.runtime.ask(self.timeout_s, word, vnf_id)
+            freeze_at_last(lambda: self.runtime.ask(self.timeout_s, word, vnf_id))
         return SUCCESS
 
     def scale(self, host: str, vnf_id: str, resources: Resources) -> ReturnCode:
