@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 
 from middleboxes import Guest, Knob, LiveFile, Middlebox, Recipe, Settings
-from nfio.errors import HypervisorError, NotSupported
+from nfio.errors import HypervisorError, HypervisorTimeout, NotSupported
 
 DISCIPLINE = "nfio-shaper.tc"
 
@@ -105,11 +105,14 @@ def need_netem() -> None:
 
     Raises:
         NotSupported (EOPNOTSUPP): this host's kernel has none.
+        HypervisorTimeout (ETIMEDOUT): it did not say in time, while it loaded the module maybe.
     """
     attempt = ("unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
     try:
         done = subprocess.run(attempt, capture_output=True, timeout=PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise HypervisorTimeout("netem could not be tried: tc does not answer") from None
+    except OSError as error:
         raise NotSupported(f"netem could not be tried: {error}") from None
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip()
