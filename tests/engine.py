@@ -29,6 +29,20 @@ def answers(url: str = SOCKET) -> bool:
     return done.returncode == 0
 
 
+def stop_still(pid: int) -> None:
+    """SIGSTOP, until no thread runs: on a busy machine one may go on answering for a while."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def is_still() -> bool:
+        try:
+            states = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/status")]
+        except FileNotFoundError:  # a thread that has just ended
+            return False
+        return all("\nState:\tT" in state for state in states)
+
+    wait_until(is_still, what=f"process {pid} stands still")
+
+
 def wait_until(condition, timeout: float = 10.0, what: str = "condition"):
     """Poll until ``condition()`` is true; its value. AssertionError at the deadline."""
     deadline = time.monotonic() + timeout
@@ -145,7 +159,8 @@ class PrivateEngine:
         os.kill(self.process.pid, number)
 
     def hang(self) -> None:
-        self.send(signal.SIGSTOP)
+        assert self.process is not None
+        stop_still(self.process.pid)
 
     def go_on(self) -> None:
         self.send(signal.SIGCONT)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from engine import stop_still
 from libvirt_view import MACHINES_OWN
 from probes import need
 from subject import PROGRAMS, SHELL, Hung, Subject
@@ -69,7 +70,7 @@ class LibvirtSubject(Subject):
         pid = int(pidfile.read_text())
         driver = self.driver(timeout_s=2.0)
         driver.ping("")
-        os.kill(pid, signal.SIGSTOP)
+        stop_still(pid)
         try:
             yield Hung(driver, lambda: driver.list_guests("", "root"), lambda: os.kill(pid, signal.SIGCONT))
         finally:
